@@ -1,0 +1,1 @@
+"""One solver engine a file; catalog.py lists them."""

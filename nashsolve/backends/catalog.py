@@ -1,0 +1,84 @@
+"""The engines, as strings only: what is listed here is tested, offered by the CLI and documented."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Any
+
+from nashsolve.core.errors import InvalidProblem, MissingExtra
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine: where it lives, what it needs, what it can do."""
+
+    name: str
+    target: str
+    extra: str | None
+    requires: str | None
+    disagreement: bool
+    batch: bool
+    libraries: tuple[str, ...]
+    summary: str
+
+
+CATALOG = (
+    Row("closed_form", "nashsolve.backends.closed_form:ClosedForm", None, None, False, True,
+        ("numpy", "torch", "array_api_strict"), "formulas for one or two players and diagonal Grams"),
+    Row("newton", "nashsolve.backends.newton:Newton", None, None, True, True,
+        ("numpy", "torch", "array_api_strict"), "primal-dual Newton with corrector and radial rescaling"),
+    Row("cvxpy", "nashsolve.backends.cvxpy_exact:CvxpyExact", "cvxpy", "cvxpy", True, False,
+        ("numpy", "torch"), "exact conic model; takes extra convex constraints"),
+    Row("ccp", "nashsolve.backends.ccp:SequentialCCP", "cvxpy", "cvxpy", False, False,
+        ("numpy", "torch"), "the procedure of Navon et al. 2022, as published"),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Every known engine, third parties' entry points included."""
+    return tuple(row.name for row in CATALOG) + tuple(e.name for e in entry_points(group="nashsolve.solvers"))
+
+
+def row(name: str) -> Row | None:
+    """The catalog row of a first-party engine."""
+    return next((r for r in CATALOG if r.name == name), None)
+
+
+def missing(name: str) -> str | None:
+    """The package that engine `name` lacks here, None when it can run."""
+    found = row(name)
+    if found is None or found.requires is None:
+        return None
+    try:
+        importlib.import_module(found.requires)
+    except ImportError:
+        return found.requires
+    return None
+
+
+def make(name: str, **options: Any) -> Any:
+    """Build the engine `name` with its options; unknown names and options raise with the nearest valid one."""
+    found = row(name)
+    if found is None:
+        external = {e.name: e for e in entry_points(group="nashsolve.solvers")}
+        if name not in external:
+            raise InvalidProblem(_unknown("solver", name, ("auto", *names())))
+        return external[name].load()(**options)
+    if found.extra is not None and missing(name):
+        raise MissingExtra(str(found.requires), found.extra, f"solver={name!r}")
+    module, _, attribute = found.target.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    allowed = tuple(f.name for f in fields(factory) if f.name not in ("name", "equilibrate"))
+    for option in options:
+        if option not in allowed:
+            raise InvalidProblem(_unknown(f"option of solver {name!r}", option, allowed))
+    return factory(**options)
+
+
+def _unknown(what: str, given: str, allowed: tuple[str, ...]) -> str:
+    near = get_close_matches(str(given), allowed, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {given!r}.{hint} Choices: {', '.join(allowed)}."

@@ -1,0 +1,55 @@
+r"""Exact formulas: one player, two players, diagonal Gram. The oracle of the other engines.
+
+Two players of unit length with correlation rho and k = w1 / w2: t = alpha1 / alpha2 is the positive root of
+t^2 + rho (1 - k) t - k = 0, and alpha2 = sqrt(w2 / (1 + rho t)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nashsolve.core.arrays import Array, quiet
+from nashsolve.core.problem import BargainingProblem
+from nashsolve.core.solver import RawAnswer
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Formulas for zero disagreement; no options that change an answer."""
+
+    rtol: float | None = None
+    name: str = "closed_form"
+    equilibrate: bool = True
+
+    def why_not(self, problem: BargainingProblem) -> str | None:
+        if problem.disagreement is not None:
+            return "it knows zero disagreement only"
+        if problem.n <= 2:
+            return None
+        xp, b = problem.xp, problem.unit_gram
+        off = b - xp.linalg.diagonal(b)[..., None] * xp.eye(problem.n, dtype=xp.float64)
+        return "more than two players, and the Gram is not diagonal" if bool(xp.any(off != 0)) else None
+
+    def solve(self, problem: BargainingProblem, start: Array | None = None) -> RawAnswer:
+        xp, b, w = problem.xp, problem.unit_gram, problem.power
+        with quiet(xp):
+            norm = xp.sqrt(xp.linalg.diagonal(b))
+            alpha = xp.sqrt(w) / norm * xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64)
+            if problem.n == 2:
+                rho = b[..., 0, 1] / (norm[..., 0] * norm[..., 1])
+                k = w[..., 0] / w[..., 1]
+                half = rho * (k - 1) / 2
+                root = xp.sqrt(half * half + k)
+                t = xp.where(half > 0, half + root, k / (root - half))
+                second = xp.sqrt(w[..., 1] / (1 + rho * t))
+                opposed = ~(1 + rho * t > 0) | ~(1 + rho / t > 0) | (norm[..., 0] * norm[..., 1] == 0)
+                alpha = xp.stack([t * second, second], axis=-1) / norm
+                block = xp.stack([norm[..., 1], norm[..., 0]], axis=-1)
+                alpha = xp.where(opposed[..., None], block, alpha)
+            elif problem.n:
+                dead = xp.any(norm == 0, axis=-1)[..., None]
+                alpha = xp.where(dead, xp.astype(norm == 0, xp.float64), alpha)
+            alpha = alpha * problem.scale
+            if problem.radius is not None:
+                alpha = alpha * (xp.sqrt(xp.sum(problem.present, axis=-1)) / problem.ball_radius)[..., None]
+        return RawAnswer(alpha, 0)

@@ -1,0 +1,224 @@
+r"""Interior point method for a non-zero disagreement point, where the ball may be active or inactive.
+
+With A = L L' the problem is max sum w log(Lz - d) over |z| <= 1 (lengths in units of the radius). The
+optimality conditions, with s = Lz - d and t = (1 - |z|^2) / 2, are
+
+    L' beta = mu z,   beta s = w,   mu t = 0,   s, t, beta, mu >= 0,
+
+followed by a primal-dual path with Mehrotra's predictor and corrector. Where the ball turns out active,
+Newton's method on (beta, mu) through the Gram itself takes the answer to working accuracy.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from nashsolve.core.arrays import EPS64, Array, device, matvec, to_numpy
+from nashsolve.core.problem import BargainingProblem
+from nashsolve.core.solver import RawAnswer
+
+
+def solve_with_disagreement(problem: BargainingProblem, max_iter: int, deadline: float | None) -> RawAnswer:
+    """Answer for every item of the batch; alpha = w / gains in the units of the problem."""
+    xp = problem.xp
+    n, batch = problem.n, problem.batch_shape
+    radius = problem.ball_radius
+    ones = xp.ones((*batch, n), dtype=xp.float64, device=device(problem.unit_gram))
+    w = problem.power * ones
+    d = problem.unit_disagreement / radius[..., None] * ones
+    rows = _factor(problem, xp)
+    beta, mu, z, n_iter, stopped, blocked = _path(rows, d, w, max_iter, deadline, xp)
+    beta, z = _polish_inside(beta, mu, z, rows, d, w, xp)
+    beta, mu = _polish(beta, mu, problem.unit_gram, problem.unit_vectors, d, w, xp)
+    utility = matvec(rows, z, xp)
+    inactive = _inactive(mu, w, xp) & ~blocked
+    coefficients = None
+    if bool(xp.any(inactive)):
+        c = matvec(xp.linalg.pinv(problem.unit_gram), utility, xp)
+        coefficients = xp.where(inactive[..., None], c, 0 * c) * problem.scale * radius[..., None]
+    if bool(xp.any(blocked)):
+        beta = xp.where(blocked[..., None], _blocking(rows * ones[..., None], d, blocked, beta), beta)
+    alpha = beta * problem.scale / radius[..., None]
+    return RawAnswer(alpha, n_iter, stopped, coefficients=coefficients)
+
+
+def _factor(problem: BargainingProblem, xp: Any) -> Array:
+    """L with L L' the unit Gram: the vectors themselves, their LQ factor, or an eigenvalue square root."""
+    rows = problem.unit_vectors
+    if rows is not None:
+        if rows.shape[-1] <= rows.shape[-2]:
+            return rows
+        return xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows), mode="reduced")[1])
+    values, basis = xp.linalg.eigh(problem.unit_gram)
+    tiny = 4 * problem.n * EPS64 * values[..., -1:]
+    return basis * xp.sqrt(xp.where(values > tiny, values, 0 * values))[..., None, :]
+
+
+def _path(
+    rows: Array, d: Array, w: Array, max_iter: int, deadline: float | None, xp: Any
+) -> tuple[Array, Array, Array, Array, str, Array]:
+    """Follow the central path of every item; finished items stand still."""
+    across = xp.matrix_transpose(rows)
+    k = rows.shape[-1]
+    total = xp.sum(w, axis=-1)
+    eye = xp.eye(k, dtype=xp.float64, device=device(d))
+    z = xp.zeros((*d.shape[:-1], k), dtype=xp.float64, device=device(d))
+    s = xp.where(-d > 0.3, -d, xp.full_like(d, 0.3))
+    beta, mu, t = w / s, total, xp.full_like(total, 0.5)
+    n_iter = xp.zeros(total.shape, dtype=xp.int64, device=device(d))
+    live = xp.ones(total.shape, dtype=xp.bool, device=device(d))
+    blocked = ~live
+    size = xp.sqrt(xp.sum(rows * rows, axis=-1)) + xp.abs(d)
+    best, stalled = xp.full_like(mu, xp.inf), xp.zeros_like(mu)
+    stopped = ""
+    for iteration in range(max_iter + 1):
+        rp = matvec(rows, z, xp) - d - s
+        rt = (1 - xp.sum(z * z, axis=-1)) / 2 - t
+        force = matvec(across, beta, xp)
+        rz = force - mu[..., None] * z
+        spread = xp.sum(beta * size, axis=-1)
+        length = xp.sqrt(xp.sum(force * force, axis=-1))
+        k_value = length - xp.sum(beta * d, axis=-1)
+        now_blocked = live & (k_value < -1e-9 * spread)
+        rc = w - beta * s
+        error = xp.maximum(xp.max(xp.abs(rc) / w, axis=-1), xp.max(xp.abs(rp), axis=-1))
+        error = xp.maximum(error, xp.sqrt(xp.sum(rz * rz, axis=-1)) / spread)
+        error = xp.maximum(error, xp.maximum(xp.abs(rt), mu * t / total))
+        stalled = xp.where(error > 0.5 * best, stalled + 1, 0 * stalled)
+        best = xp.minimum(best, error)
+        active = (t < 1e-5) & (mu > 1e-5 * total)
+        solved = (error < 1e-13) | ((error < 1e-6) & active) | ((error < 1e-9) & (stalled >= 2))
+        blocked = blocked | now_blocked
+        live = live & ~solved & ~now_blocked & (error == error)
+        n_iter = xp.where(live, n_iter + 1, n_iter)
+        if not bool(xp.any(live)):
+            break
+        if iteration == max_iter:
+            stopped = "max_iter"
+            break
+        if deadline is not None and time.perf_counter() > deadline:
+            stopped = "time"
+            break
+        inner = xp.matmul(across, (beta / s)[..., None] * rows)
+        ridge = mu + 1e-14 * xp.sum(xp.linalg.diagonal(inner), axis=-1)
+        inner = inner + ridge[..., None, None] * eye
+        sound = xp.all(xp.isfinite(inner), axis=(-2, -1)) & live
+        inverse = xp.linalg.inv(xp.where(sound[..., None, None], inner, eye))
+        pull = matvec(inverse, z, xp)
+        pivot = t / mu + xp.sum(z * pull, axis=-1)
+
+        def step(rc: Array, rm: Array) -> tuple[Array, ...]:
+            right = rz + matvec(across, (rc - beta * rp) / s, xp) - z * ((rm - mu * rt) / t)[..., None]
+            dz = matvec(inverse, right, xp)
+            dz = dz - pull * (xp.sum(z * dz, axis=-1) / pivot)[..., None]
+            ds = matvec(rows, dz, xp) + rp
+            dt = rt - xp.sum(z * dz, axis=-1)
+            return dz, ds, (rc - beta * ds) / s, dt, (rm - mu * dt) / t
+
+        def reach(ds: Array, db: Array, dt: Array, dm: Array, fraction: float) -> Array:
+            low = xp.minimum(xp.min(ds / s, axis=-1), xp.min(db / beta, axis=-1))
+            low = xp.minimum(low, xp.minimum(dt / t, dm / mu))
+            return xp.where(low < -fraction, -fraction / low, xp.ones_like(low))
+
+        dz, ds, db, dt, dm = step(rc, -mu * t)
+        h = reach(ds, db, dt, dm, 1.0)
+        after = (mu + h * dm) * (t + h * dt) / (mu * t)
+        centre = xp.where(after > 0, after, 0 * after) ** 3
+        dz, ds, db, dt, dm = step(rc - ds * db, centre * mu * t - mu * t - dm * dt)
+        h = reach(ds, db, dt, dm, 0.99)
+        going = live & sound & xp.isfinite(h + dm + dt)
+        live = live & going
+        z = xp.where(going[..., None], z + h[..., None] * dz, z)
+        s = xp.where(going[..., None], s + h[..., None] * ds, s)
+        beta = xp.where(going[..., None], beta + h[..., None] * db, beta)
+        mu = xp.where(going, mu + h * dm, mu)
+        t = xp.where(going, t + h * dt, t)
+    return beta, mu, z, n_iter, stopped, blocked
+
+
+def _polish_inside(
+    beta: Array, mu: Array, z: Array, rows: Array, d: Array, w: Array, xp: Any
+) -> tuple[Array, Array]:
+    """Where the ball is inactive: plain Newton in z, so that L' beta vanishes to working accuracy."""
+    inside = _inactive(mu, w, xp)
+    if not bool(xp.any(inside)):
+        return beta, z
+    across = xp.matrix_transpose(rows)
+    best = xp.full_like(mu, xp.inf)
+    result_z, result = z, beta
+    for _ in range(5):
+        s = matvec(rows, z, xp) - d
+        force = matvec(across, w / s, xp)
+        error = xp.max(xp.abs(force), axis=-1)
+        better = inside & (error < best) & xp.all(s > 0, axis=-1)
+        result_z = xp.where(better[..., None], z, result_z)
+        result = xp.where(better[..., None], w / s, result)
+        best = xp.where(better, error, best)
+        dense = xp.matmul(across, (w / s**2)[..., None] * rows)
+        sound = xp.all(xp.isfinite(dense), axis=(-2, -1)) & better
+        if not bool(xp.any(sound)):
+            break
+        inverse = xp.linalg.pinv(xp.where(sound[..., None, None], dense, xp.zeros_like(dense)))
+        z = z + matvec(inverse, force, xp)
+    return result, result_z
+
+
+def _inactive(mu: Array, w: Array, xp: Any) -> Array:
+    """Whether the path ended with a vanishing multiplier."""
+    return mu * 1e7 < xp.sum(w, axis=-1)
+
+
+def _polish(
+    beta: Array, mu: Array, b: Array, vectors: Array | None, d: Array, w: Array, xp: Any
+) -> tuple[Array, Array]:
+    """Newton on beta (B beta / mu - d) = w, beta' B beta = mu^2, kept only where the residual falls."""
+    n = beta.shape[-1]
+    eye = xp.eye(n, dtype=xp.float64, device=device(beta))
+
+    def product(x: Array) -> Array:
+        return matvec(b, x, xp) if vectors is None else matvec(vectors, matvec(xp.matrix_transpose(vectors), x, xp), xp)
+
+    best = xp.full_like(mu, xp.inf)
+    result, result_mu = beta, mu
+    for _ in range(5):
+        y = product(beta)
+        q = xp.sum(beta * y, axis=-1) / mu**2
+        pull = beta * y / mu[..., None]
+        first = pull - beta * d - w
+        error = xp.maximum(xp.max(xp.abs(first) / (w + beta * xp.abs(d)), axis=-1), xp.abs(q - 1))
+        better = error < best
+        result = xp.where(better[..., None], beta, result)
+        result_mu = xp.where(better, mu, result_mu)
+        best = xp.where(better, error, best)
+        if not bool(xp.any(better & (error > EPS64))):
+            break
+        top = beta[..., :, None] * b * beta[..., None, :] / mu[..., None, None] + (w + first)[..., None, :] * eye
+        corner = xp.concat([pull / mu[..., None], -q[..., None]], axis=-1)[..., None, :]
+        matrix = xp.concat([xp.concat([top, -pull[..., :, None]], axis=-1), corner], axis=-2)
+        right = xp.concat([-first, (1 - q)[..., None] / 2], axis=-1)
+        bigger = xp.eye(n + 1, dtype=xp.float64, device=device(beta))
+        sound = xp.all(xp.isfinite(matrix), axis=(-2, -1)) & ~_inactive(mu, w, xp)
+        step = xp.linalg.solve(xp.where(sound[..., None, None], matrix, bigger), right[..., None])[..., 0]
+        step = xp.where(sound[..., None] & (xp.max(xp.abs(step), axis=-1) < 0.5)[..., None], step, 0 * step)
+        beta, mu = beta * (1 + step[..., :n]), mu * (1 + step[..., n])
+    return result, result_mu
+
+
+def _blocking(rows: Array, d: Array, blocked: Array, beta: Array) -> Array:
+    """The strongest certificate: y maximising d'y / |G y|, by least distance programming (Lawson and Hanson)."""
+    import numpy as np
+    from array_api_compat import array_namespace
+    from scipy.optimize import nnls
+
+    flat_rows = to_numpy(rows).reshape(-1, *rows.shape[-2:])
+    flat_d = to_numpy(d).reshape(-1, d.shape[-1])
+    result = np.array(to_numpy(beta)).reshape(flat_d.shape)
+    for i in np.flatnonzero(to_numpy(blocked)):
+        system = np.vstack([flat_rows[i].T, flat_d[i]])
+        target = np.zeros(system.shape[0])
+        target[-1] = 1.0
+        y = nnls(system, target)[0]
+        if y.any():
+            result[i] = y
+    return array_namespace(beta).asarray(result.reshape(beta.shape), device=device(beta))

@@ -1,0 +1,1 @@
+"""The judge and its vocabulary: problems, solutions, statuses, certificates. Standard library and arrays only."""

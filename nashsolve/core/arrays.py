@@ -1,0 +1,143 @@
+"""What the core needs of an array library beyond the array API standard, in one place."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from array_api_compat import array_namespace, device, is_numpy_namespace, is_torch_namespace
+
+from .errors import InvalidType
+
+Array = Any
+
+EPS64 = 2.0**-52
+_ROUNDOFF = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+
+def namespace_of(*values: Any) -> Any:
+    """The array namespace of the first value that is an array, NumPy for plain sequences."""
+    import array_api_compat.numpy as numpy_namespace
+
+    for value in values:
+        if hasattr(value, "__array_namespace__") or type(value).__module__.startswith("torch"):
+            return array_namespace(value)
+    return numpy_namespace
+
+
+def as_float64(value: Any, name: str, xp: Any, like: Array | None = None) -> tuple[Array, str]:
+    """Convert to float64 in namespace `xp`; returns the array and the name of the dtype it came in.
+
+    Raises InvalidType for complex, object, string, sparse and masked input.
+    """
+    if type(value).__name__ == "MaskedArray":
+        raise InvalidType(f"{name} is a masked array; fill it or use mask= for absent players")
+    if hasattr(value, "tocsr") or getattr(value, "is_sparse", False):
+        raise InvalidType(f"{name} is a sparse matrix; pass a dense array")
+    if is_numpy_namespace(xp) and type(value).__module__.split(".")[0] not in ("torch", "array_api_strict"):
+        import numpy as np
+
+        try:
+            value = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidType(f"{name} cannot be read as an array of numbers: {error}") from None
+        if value.dtype.kind not in "biuf":
+            raise InvalidType(f"{name} has dtype {value.dtype}; real numbers are needed")
+        kind = value.dtype.name if value.dtype.kind == "f" else "float64"
+        return np.asarray(value, dtype=np.float64), kind if kind in _ROUNDOFF else "float64"
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        value = xp.asarray(value, device=None if like is None else device(like))
+    kind = str(value.dtype).rsplit(".", maxsplit=1)[-1]
+    if kind.startswith("complex"):
+        raise InvalidType(f"{name} has dtype {kind}; real numbers are needed")
+    value = xp.astype(value, xp.float64, copy=False)
+    if is_torch_namespace(xp):
+        value = value.detach().resolve_neg() if value.requires_grad or value.is_neg() else value
+    return value, kind if kind in _ROUNDOFF else "float64"
+
+
+def roundoff(kind: str) -> float:
+    """Unit in the last place of one, for the dtype named `kind`."""
+    return _ROUNDOFF[kind]
+
+
+def output_dtype(kind: str, xp: Any) -> Any:
+    """float64 stays; every narrower float comes back as float32."""
+    return xp.float64 if kind == "float64" else xp.float32
+
+
+def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
+    """Arithmetic without warnings: NaN and Inf are handled by status, not by the user's errstate."""
+    if is_numpy_namespace(xp):
+        import numpy as np
+
+        return np.errstate(all="ignore")
+    return contextlib.nullcontext()
+
+
+def power_of_two_below(x: Array, xp: Any) -> Array:
+    """2**floor(log2 x) for positive finite x, exactly; 1 where x is not positive and finite."""
+    good = (x > 0) & xp.isfinite(x)
+    if is_numpy_namespace(xp):
+        import numpy as np
+
+        return np.ldexp(1.0, np.where(good, np.frexp(np.where(good, x, 1.0))[1] - 1, 0))
+    exponent = xp.floor(xp.log2(xp.where(good, x, xp.ones_like(x))))
+    return _exact_power_of_two(exponent, xp)
+
+
+def _exact_power_of_two(exponent: Array, xp: Any) -> Array:
+    """2**exponent for whole exponents, by repeated squaring, since exp2 may be off by an ulp."""
+    result = xp.ones_like(exponent)
+    negative = exponent < 0
+    left = xp.abs(exponent)
+    factor = 2.0
+    for _ in range(10):
+        odd = left - 2 * xp.floor(left / 2) == 1
+        result = xp.where(odd, result * factor, result)
+        left = xp.floor(left / 2)
+        factor = factor * factor if factor < 2.0**512 else 1.0
+    return xp.where(negative, 1 / result, result)
+
+
+def to_numpy(x: Array) -> Any:
+    """A float64 or bool NumPy copy on the CPU, for messages and small host work."""
+    import numpy as np
+
+    if hasattr(x, "detach"):
+        x = x.detach().cpu().numpy()
+    elif hasattr(x, "get"):
+        x = x.get()
+    return np.asarray(x)
+
+
+def matvec(a: Array, x: Array, xp: Any) -> Array:
+    """`a @ x` over leading batch axes: (..., n, m) by (..., m)."""
+    return xp.matmul(a, x[..., None])[..., 0]
+
+
+def spd_solver(h: Array, xp: Any) -> Any:
+    """Solve with a symmetric positive definite (..., n, n) matrix: returns rhs (..., n) -> x (..., n)."""
+    if is_torch_namespace(xp):
+        import torch
+
+        factor, _ = torch.linalg.cholesky_ex(h)
+        return lambda b: torch.cholesky_solve(b[..., None], factor)[..., 0]
+    inverse = xp.linalg.inv(h)
+    return lambda b: matvec(inverse, b, xp)
+
+
+def cholesky_succeeds(a: Array, shift: float, xp: Any) -> bool:
+    """Whether every `a + shift I` of the batch (..., n, n) factors, that is, is positive definite."""
+    shifted = a + shift * xp.eye(a.shape[-1], dtype=xp.float64, device=device(a))
+    if is_torch_namespace(xp):
+        import torch
+
+        return not bool(torch.any(torch.linalg.cholesky_ex(shifted)[1]))
+    try:
+        factor = xp.linalg.cholesky(shifted)
+    except Exception as error:
+        if type(error).__name__ == "LinAlgError":
+            return False
+        raise
+    return bool(xp.all(xp.isfinite(factor)))

@@ -1,0 +1,299 @@
+"""The bargaining problem: who the players are, what is feasible, what happens without agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from . import arrays
+from .arrays import EPS64, Array
+from .errors import InvalidProblem, InvalidType
+from .validation import (
+    check_finite,
+    check_gram,
+    check_positive,
+    describe,
+    flag,
+    read_mask,
+    read_names,
+    whiten,
+)
+
+MAX_PLAYERS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class BargainingProblem:
+    r"""Players with linear utilities :math:`u_i(x) = g_i^\top x` bargain over x in a ball.
+
+    .. math:: \max_{\|x\|_M \le r} \sum_i w_i \log(g_i^\top x - d_i)
+
+    Parameters
+    ----------
+    vectors : (..., n, p) real array, optional
+        Row i is player i's utility vector :math:`g_i`. Exactly one of `vectors` and `gram` is given.
+        Any finite entries (also 1e200); lower precisions are accumulated in float64.
+    gram : (..., n, n) real array, optional
+        :math:`A_{ij} = g_i^\top g_j`, symmetric and positive semidefinite within rounding.
+    weights : (..., n) positive, optional
+        Bargaining power; ones by default. They need not sum to one.
+    disagreement : (..., n), optional
+        Utilities without agreement, zero by default. Anything else needs a `radius`.
+    radius : positive float or (...), optional
+        Of the ball; None is the natural radius ``sqrt(sum(weights))``, for which ``A @ alpha = weights / alpha``.
+    metric : (p,) or (p, p) positive definite, optional
+        The feasible set becomes the ellipsoid ``x' M x <= radius**2``; needs `vectors`.
+    names : sequence of n distinct strings, optional
+        The players, for tables and messages.
+    gram_error : float >= 0, optional
+        Known relative error of the Gram entries: ``|error_ij| <= gram_error * sqrt(A_ii A_jj)``.
+    mask : (..., n) bool, optional
+        True where a player takes part; the others are ignored (ragged batches).
+    symmetrize : bool
+        Accept an asymmetric `gram` and use ``(A + A') / 2``.
+
+    Raises
+    ------
+    InvalidProblem
+        For one problem, with the argument, index and value. In a batch the item is flagged in `invalid`
+        and ends as ``Status.INVALID_INPUT`` instead; wrong shapes and dtypes always raise.
+
+    Notes
+    -----
+    Inputs are never written to. Leading axes are a batch. [nash1950]_, [harsanyi_selten1972]_
+    """
+
+    vectors: Array | None = None
+    gram: Array | None = None
+    weights: Array | None = None
+    disagreement: Array | None = None
+    radius: Any = None
+    metric: Array | None = None
+    names: Sequence[str] | None = None
+    gram_error: float = 0.0
+    mask: Array | None = None
+    symmetrize: bool = False
+    xp: Any = field(init=False, repr=False)
+    kind: str = field(init=False, repr=False)
+    invalid: Array | None = field(init=False, repr=False, default=None)
+    invalid_reason: str = field(init=False, repr=False, default="")
+    white: Array | None = field(init=False, repr=False, default=None)
+    scale: Array = field(init=False, repr=False)
+    unit_gram: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.vectors is None) == (self.gram is None):
+            raise InvalidProblem("give exactly one of vectors (rows are players) and gram")
+        xp = arrays.namespace_of(self.vectors, self.gram, self.weights, self.disagreement)
+        self._set(xp=xp)
+        with arrays.quiet(xp):
+            self._read(xp)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _read(self, xp: Any) -> None:
+        main = "gram" if self.gram is not None else "vectors"
+        data, kind = arrays.as_float64(getattr(self, main), main, xp)
+        if data.ndim < 2:
+            raise InvalidProblem(f"{main} has shape {tuple(data.shape)}; at least two axes are needed")
+        n = data.shape[-2]
+        if main == "gram" and data.shape[-1] != n:
+            raise InvalidProblem(f"gram has shape {tuple(data.shape)}; its last two axes must be equal")
+        if n > MAX_PLAYERS:
+            raise InvalidProblem(
+                f"{main} has {n} players; the dense solvers take at most {MAX_PLAYERS}. Group players first."
+            )
+        self._set(kind=kind, **{main: data})
+        self._set(gram_error=self._read_gram_error(main, kind), names=read_names(self.names, n))
+        self._set(mask=read_mask(self.mask, n, xp, data))
+        self._read_small(n, xp, data)
+        if self.mask is not None:
+            weights = xp.ones(n, dtype=xp.float64, device=arrays.device(data)) if self.weights is None else self.weights
+            self._set(weights=xp.where(self.mask, weights, xp.ones_like(weights)))
+        batch = self.batch_shape
+        flag(self, check_finite(data, main, xp), batch)
+        if main == "vectors":
+            self._set(white=whiten(self.vectors, self.metric, xp))
+        elif self.metric is not None:
+            raise InvalidProblem("metric needs vectors: a gram has already lost the space that it measures")
+        self._equilibrate(main, xp)
+
+    def _read_gram_error(self, main: str, kind: str) -> float:
+        try:
+            error = float(self.gram_error)
+        except (TypeError, ValueError):
+            raise InvalidType(f"gram_error is {self.gram_error!r}; a number is needed") from None
+        if not 0 <= error < 1:
+            raise InvalidProblem(f"gram_error is {error}; it must lie in [0, 1)")
+        if main == "gram" and kind != "float64":
+            error = max(error, arrays.roundoff(kind))
+        return error
+
+    def _read_small(self, n: int, xp: Any, like: Array) -> None:
+        """Weights, disagreement and radius: shapes raise, values raise or flag."""
+        for name in ("weights", "disagreement"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            value, _ = arrays.as_float64(value, name, xp, like)
+            if value.ndim < 1 or value.shape[-1] != n:
+                raise InvalidProblem(f"{name} has shape {tuple(value.shape)}; the last axis must be {n} players")
+            self._set(**{name: value})
+        if self.radius is not None:
+            value, _ = arrays.as_float64(self.radius, "radius", xp, like)
+            self._set(radius=value)
+        batch = self.batch_shape
+        if self.weights is not None:
+            flag(self, check_positive(self.weights, "weights", xp, 1), batch)
+        if self.radius is not None:
+            flag(self, check_positive(self.radius, "radius", xp, 0), batch)
+        if self.disagreement is not None:
+            flag(self, check_finite(self.disagreement, "disagreement", xp, 1), batch)
+            if not bool(xp.any(self.disagreement != 0)):
+                self._set(disagreement=None)
+            elif self.radius is None:
+                raise InvalidProblem("disagreement is not zero: give the radius of the ball as well")
+
+    def _equilibrate(self, main: str, xp: Any) -> None:
+        """Powers of two that bring every player to size about one: exact, so scaling changes no bit."""
+        if main == "vectors":
+            rows = self.white
+            top = xp.max(xp.abs(rows), axis=-1) if rows.shape[-1] else xp.zeros_like(rows[..., 0:0].sum(-1))
+            coarse = 1 / arrays.power_of_two_below(top, xp)
+            rows = rows * coarse[..., None]
+            norms = xp.sqrt(xp.sum(rows * rows, axis=-1)) / coarse
+        else:
+            diagonal = xp.linalg.diagonal(self.gram)
+            flag(self, check_positive(diagonal, "the diagonal of gram", xp, 1, strict=False), self.batch_shape)
+            norms = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.zeros_like(diagonal)))
+        size = norms
+        if self.disagreement is not None:
+            size = xp.maximum(norms, xp.abs(self.disagreement) / self.radius[..., None])
+        if self.mask is not None:
+            size = xp.where(self.mask, size, xp.ones_like(size))
+        scale = 1 / arrays.power_of_two_below(size, xp)
+        if main == "vectors":
+            rows = self.white * scale[..., None]
+            unit = xp.matmul(rows, xp.matrix_transpose(rows))
+        else:
+            unit = (scale[..., :, None] * self.gram) * scale[..., None, :]
+            if unit.shape[-1]:
+                found, unit = check_gram(unit, self, xp)
+                flag(self, found, self.batch_shape)
+        if self.mask is not None:
+            here = self.mask[..., :, None] & self.mask[..., None, :]
+            eye = xp.eye(self.n, dtype=xp.float64, device=arrays.device(unit))
+            unit = xp.where(here, unit, eye if self.disagreement is None else xp.zeros_like(eye))
+        if self.invalid is not None:
+            eye = xp.eye(self.n, dtype=xp.float64, device=arrays.device(unit))
+            unit = xp.where(self.invalid[..., None, None], eye, unit)
+            scale = xp.where(self.invalid[..., None], xp.ones_like(scale), scale)
+        self._set(scale=scale, unit_gram=unit)
+
+    @property
+    def n(self) -> int:
+        """Number of players."""
+        data = self.gram if self.gram is not None else self.vectors
+        return int(data.shape[-2])
+
+    @cached_property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes of all inputs, broadcast; () for one problem."""
+        shapes = [self.gram.shape[:-2] if self.gram is not None else self.vectors.shape[:-2]]
+        shapes += [v.shape[:-1] for v in (self.weights, self.disagreement, self.mask) if v is not None]
+        if self.radius is not None:
+            shapes.append(self.radius.shape)
+        try:
+            return broadcast_shapes(shapes)
+        except ValueError:
+            given = ", ".join(str(tuple(s)) for s in shapes)
+            raise InvalidProblem(f"the batch axes {given} of the arguments do not broadcast together") from None
+
+    @property
+    def power(self) -> Array:
+        """Weights (..., n) in float64, ones where none were given; harmless ones for invalid items."""
+        xp = self.xp
+        if self.weights is None:
+            return xp.ones(self.n, dtype=xp.float64, device=arrays.device(self.unit_gram))
+        if self.invalid is None:
+            return self.weights
+        return xp.where(self.invalid[..., None], xp.ones_like(self.weights), self.weights)
+
+    @property
+    def present(self) -> Array:
+        """Weights with zero for absent players: what sums over players must use."""
+        return self.power if self.mask is None else self.xp.where(self.mask, self.power, 0 * self.power)
+
+    @property
+    def ball_radius(self) -> Array:
+        """The radius (...), natural where none was given."""
+        xp = self.xp
+        if self.radius is None:
+            return xp.sqrt(xp.sum(self.present, axis=-1))
+        return self.radius if self.invalid is None else xp.where(self.invalid, xp.ones_like(self.radius), self.radius)
+
+    @property
+    def unit_disagreement(self) -> Array | None:
+        """Disagreement of the equilibrated players, None for zero."""
+        if self.disagreement is None:
+            return None
+        value = self.disagreement * self.scale
+        if self.mask is not None:
+            value = self.xp.where(self.mask, value, -self.xp.ones_like(value))
+        return value if self.invalid is None else self.xp.where(self.invalid[..., None], 0 * value, value)
+
+    @cached_property
+    def unit_vectors(self) -> Array | None:
+        """Equilibrated (and whitened) vectors, None when only a Gram is known."""
+        if self.white is None:
+            return None
+        rows = self.white * self.scale[..., None]
+        if self.mask is not None:
+            rows = self.xp.where(self.mask[..., None], rows, self.xp.zeros_like(rows))
+        return rows
+
+    @property
+    def noise(self) -> float:
+        """Squared margin below which this data cannot tell agreement from none."""
+        if self.white is not None:
+            return max(4 * self.n * EPS64, 2 * arrays.roundoff(self.kind) if self.kind != "float64" else 0.0) ** 2
+        return 4 * self.n * EPS64 + self.gram_error
+
+    def player(self, i: int) -> str:
+        """Name of player i."""
+        return self.names[i] if self.names is not None else f"player {i}"
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+
+def broadcast_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape to which all broadcast; ValueError where there is none."""
+    result: list[int] = []
+    for axis in range(1, max((len(s) for s in shapes), default=0) + 1):
+        sizes = {int(s[-axis]) for s in shapes if len(s) >= axis} - {1}
+        if len(sizes) > 1:
+            raise ValueError(shapes)
+        result.append(sizes.pop() if sizes else 1)
+    return tuple(reversed(result))
+
+
+def gram(vectors: Array, metric: Array | None = None) -> Array:
+    """Gram matrix ``A_ij = g_i' M^-1 g_j`` in float64, from rows (..., n, p) of any real dtype.
+
+    Rows are brought to size one by powers of two before the product, so entries of 1e200 or 1e-200 lose no
+    digits on the way; an entry of the result beyond the range of float64 raises InvalidProblem.
+    """
+    problem = BargainingProblem(vectors=vectors, metric=metric)
+    xp = problem.xp
+    if problem.invalid is not None:
+        raise InvalidProblem(problem.invalid_reason)
+    with arrays.quiet(xp):
+        result = (problem.unit_gram / problem.scale[..., :, None]) / problem.scale[..., None, :]
+    if not bool(xp.all(xp.isfinite(result))):
+        raise InvalidProblem("a Gram entry exceeds the range of float64; pass the vectors to BargainingProblem itself")
+    return result

@@ -1,0 +1,233 @@
+"""The answer: what was agreed, how it was found, and what proves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from . import arrays
+from .arrays import EPS64, Array
+from .certificate import Certificate
+from .problem import BargainingProblem
+from .status import Status
+from .validation import unwhiten
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Nash bargaining solution of one problem, or of a batch along leading axes.
+
+    Arrays come in the array library, device and dtype of the problem (float16 and bfloat16 as float32);
+    certificate numbers are always float64.
+
+    Attributes
+    ----------
+    alpha : (..., n) multipliers ``weights / gains``, > 0; NaN where there is no agreement
+    ball_multiplier : (...) lambda of the ball, 0 where the ball is inactive
+    coefficients : (..., n) the agreed point is ``sum_i coefficients_i * vectors_i``
+    point : (..., p) the agreed point, None when only a Gram is known
+    utilities, gains : (..., n); gains = utilities - disagreement
+    log_nash_product : (...) ``sum_i w_i log gains_i``
+    status : Status, or an int array (...) of its codes
+    gap : (...) duality gap, >= 0: how much log Nash product could still be won
+    error_bound : (..., n) rigorous bound on the relative error of every alpha
+    backward_error : (...) componentwise
+    angle_bound : (...) radians between the returned and the exact point
+    margin, margin_lower : (...) bracket of the distance to "no agreement", 0..1
+    certificate : (..., n) for NO_AGREEMENT and AMBIGUOUS: y >= 0, sum y = 1, that blocks every agreement; NaN elsewhere
+    radius_needed : (...) an agreement needs at least this radius; inf where none is enough
+    limited_by : what kept the accuracy down: "", "precision" or "gram_error"
+    effective_weights : (..., n) whose bargain `alpha` solves: ``alpha * gains``
+    n_iter, solver, solve_time : iterations (int or int array), name, seconds
+    details : solver specific
+    """
+
+    problem: BargainingProblem = field(repr=False)
+    alpha: Array
+    ball_multiplier: Array
+    coefficients: Array
+    utilities: Array
+    gains: Array
+    log_nash_product: Array
+    status: Any
+    gap: Array
+    backward_error: Array
+    error_bound: Array
+    angle_bound: Array
+    margin: Array
+    margin_lower: Array
+    certificate: Array
+    radius_needed: Array
+    effective_weights: Array
+    limited_by: str
+    n_iter: Any
+    solver: str
+    solve_time: float = 0.0
+    message: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def success(self) -> bool:
+        """Every problem is SOLVED or SOLVED_INACCURATE."""
+        import numpy as np
+
+        return bool(np.all(arrays.to_numpy(self.status) <= int(Status.SOLVED_INACCURATE)))
+
+    @property
+    def failed(self) -> Array:
+        """Bool (...): which items of a batch have no certified answer."""
+        return self.status > int(Status.SOLVED_INACCURATE)
+
+    @property
+    def point(self) -> Array | None:
+        """The agreed point x (..., p) in the coordinates of the vectors."""
+        rows = self.problem.white
+        if rows is None:
+            return None
+        xp = self.problem.xp
+        c = xp.astype(self.coefficients, xp.float64, copy=False)
+        x = arrays.matvec(xp.matrix_transpose(rows), c, xp)
+        return xp.astype(unwhiten(x, self.problem.metric, xp), self.alpha.dtype, copy=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers and lists, ready for JSON (NaN and Inf as None)."""
+        import numpy as np
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Status):
+                return value.name
+            if hasattr(value, "shape"):
+                return plain(arrays.to_numpy(value).tolist())
+            if isinstance(value, list | tuple):
+                return [plain(v) for v in value]
+            if isinstance(value, dict):
+                return {str(k): plain(v) for k, v in value.items()}
+            if isinstance(value, float):
+                return value if np.isfinite(value) else None
+            return value if isinstance(value, int | str | bool | type(None)) else str(value)
+
+        names = [f.name for f in fields(self) if f.name not in ("problem", "status")]
+        status = self.status.name if isinstance(self.status, Status) else self.status_names()
+        result = {"status": status, "success": self.success, "names": self.problem.names}
+        return result | {name: plain(getattr(self, name)) for name in names} | {"names": plain(self.problem.names)}
+
+    def status_names(self) -> list[Any]:
+        """Names of the statuses, nested as the batch is."""
+
+        def name(x: Any) -> Any:
+            return [name(v) for v in x] if isinstance(x, list) else Status(x).name
+
+        result: list[Any] = name(arrays.to_numpy(self.status).tolist())
+        return result
+
+    def __repr__(self) -> str:
+        if not isinstance(self.status, Status):
+            return _batch_text(self)
+        return _text(self)
+
+
+def build(
+    problem: BargainingProblem, proof: Certificate, rtol: float, stopped: str, **how: Any
+) -> Solution:
+    """Set the status from the certificate alone and cast to the caller's dtype."""
+    xp = problem.xp
+    worst = xp.max(proof.error_bound, axis=-1) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
+    codes, limited = _decide(problem, proof, worst, rtol, stopped)
+    out = arrays.output_dtype(problem.kind, xp)
+    blocked = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.INVALID_INPUT))
+    nan = xp.full_like(proof.alpha, xp.nan)
+
+    def cast(x: Array) -> Array:
+        return xp.astype(x, out, copy=False)
+
+    def answer(x: Array) -> Array:
+        return cast(xp.where(blocked[..., None], nan, x))
+
+    shows = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.AMBIGUOUS))
+    status: Any = Status(int(codes)) if codes.ndim == 0 else codes
+    message = status.advice if isinstance(status, Status) else _batch_message(codes, problem)
+    return Solution(
+        problem=problem,
+        alpha=answer(proof.alpha),
+        ball_multiplier=cast(xp.where(blocked, nan[..., 0] if problem.n else proof.gap, proof.ball_multiplier)),
+        coefficients=answer(proof.coefficients),
+        utilities=answer(proof.utilities),
+        gains=answer(proof.gains),
+        log_nash_product=proof.log_nash_product,
+        status=status,
+        gap=proof.gap,
+        backward_error=proof.backward_error,
+        error_bound=proof.error_bound,
+        angle_bound=proof.angle_bound,
+        margin=proof.margin,
+        margin_lower=proof.margin_lower,
+        certificate=cast(xp.where(shows[..., None], proof.simplex, nan)),
+        radius_needed=proof.radius_needed,
+        effective_weights=answer(proof.alpha * proof.gains),
+        limited_by=limited,
+        message=message,
+        **how,
+    )
+
+
+def _decide(
+    problem: BargainingProblem, proof: Certificate, worst: Array, rtol: float, stopped: str
+) -> tuple[Array, str]:
+    """Worst news last: each `where` overrides what stands."""
+    xp = problem.xp
+    if problem.n == 0:
+        return xp.zeros(problem.batch_shape, dtype=xp.int64), ""
+    floor = proof.backward_error <= 4 * (problem.n + 4) * EPS64 + 2 * problem.gram_error
+    feasible = proof.margin_lower > 0
+    near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor)
+    codes = xp.full(worst.shape, int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)), dtype=xp.int64)
+    codes = xp.where(xp.isfinite(proof.gap) | (codes != int(Status.NUMERICAL_ERROR)), codes, int(Status.NUMERICAL_ERROR) + 0 * codes)
+    codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
+    vague = (proof.margin <= 10 * proof.resolution) & ~(feasible & (worst <= rtol))
+    codes = xp.where(vague, 0 * codes + int(Status.AMBIGUOUS), codes)
+    codes = xp.where(feasible & (worst <= rtol), 0 * codes, codes)
+    none = proof.margin <= 0.32 * proof.resolution
+    if problem.disagreement is not None:
+        none = none & ((proof.margin < -proof.resolution) | (proof.radius_needed >= 0) & (proof.margin <= 0.32 * proof.resolution))
+    codes = xp.where(none & ~feasible, 0 * codes + int(Status.NO_AGREEMENT), codes)
+    if problem.invalid is not None:
+        codes = xp.where(xp.broadcast_to(problem.invalid, codes.shape), 0 * codes + int(Status.INVALID_INPUT), codes)
+    inaccurate = bool(xp.any(codes == int(Status.SOLVED_INACCURATE)))
+    limited = "" if not inaccurate else ("gram_error" if problem.gram_error else "precision")
+    if inaccurate and not bool(xp.any(floor & (codes == int(Status.SOLVED_INACCURATE)))):
+        limited = ""
+    return codes, limited
+
+
+def _batch_message(codes: Array, problem: BargainingProblem) -> str:
+    import numpy as np
+
+    values, counts = np.unique(arrays.to_numpy(codes), return_counts=True)
+    parts = [f"{count} {Status(int(v)).name}" for v, count in zip(values, counts, strict=True)]
+    text = f"{int(counts.sum())} problems: {', '.join(parts)}."
+    return f"{text} First invalid item: {problem.invalid_reason}" if problem.invalid_reason else text
+
+
+def _batch_text(s: Solution) -> str:
+    return f"<Nash bargaining solutions by {s.solver}: {s.message}>"
+
+
+def _text(s: Solution) -> str:
+    """A table by player, then what proves it."""
+    p = s.problem
+    lines = [f"Nash bargaining solution - {s.status.name} ({s.solver}, {s.n_iter} iterations)"]
+    width = max([len(p.player(i)) for i in range(p.n)] + [6])
+    shown = range(p.n) if p.n <= 20 else [*range(10), *range(p.n - 3, p.n)]
+    if s.status in (Status.NO_AGREEMENT, Status.AMBIGUOUS):
+        lines.append(f"{'player':<{width}}  {'certificate y':>14}")
+        lines += [f"{p.player(i):<{width}}  {float(s.certificate[i]):>14.6g}" for i in shown]
+    if s.status is not Status.NO_AGREEMENT:
+        lines.append(f"{'player':<{width}}  {'utility':>11}  {'gain':>11}  {'alpha':>11}  {'error <=':>9}")
+        for i in shown:
+            row = [float(v[i]) for v in (s.utilities, s.gains, s.alpha)]
+            lines.append(
+                f"{p.player(i):<{width}}  " + "  ".join(f"{v:>11.6g}" for v in row) + f"  {float(s.error_bound[i]):>9.1e}"
+            )
+    lines.append(f"gap {float(s.gap):.2e}   margin {float(s.margin):.2e}   backward error {float(s.backward_error):.1e}")
+    lines.append(s.message)
+    return "\n".join(lines)

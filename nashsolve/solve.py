@@ -1,0 +1,187 @@
+"""Choose a solver, run it, certify its answer, hand back."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from array_api_compat import is_numpy_namespace
+
+from .backends import catalog
+from .core import arrays
+from .core.arrays import Array
+from .core.certificate import verify as verify
+from .core.certificate import _certify
+from .core.errors import InvalidProblem, InvalidType, NoAgreement, SolverFailed
+from .core.problem import BargainingProblem
+from .core.solution import Solution, build
+from .core.solver import RawAnswer
+from .core.status import Status
+
+_ON_FAILURE = ("raise", "return", "face")
+
+
+def solve(
+    problem: Any,
+    *,
+    solver: Any = "auto",
+    start: Any = None,
+    on_failure: str | None = None,
+    **options: Any,
+) -> Solution:
+    r"""Nash bargaining solution of one problem or a batch, with its certificate.
+
+    .. math:: \max_{\|x\| \le r} \sum_i w_i \log(g_i^\top x - d_i)
+
+    Parameters
+    ----------
+    problem : BargainingProblem, or a Gram matrix (..., n, n)
+    solver : name from the catalog, "auto", or an object that follows the Solver protocol
+    start : (..., n) positive, or a Solution, optional
+        Warm start for alpha; one that is merely bad (not positive or not finite) is ignored, a wrong shape raises.
+    on_failure : "raise", "return" or "face"
+        Default "raise" for one problem and "return" for a batch. "face" returns, where no agreement exists, the
+        partial agreement that holds the blocked players at disagreement (one problem).
+    **options
+        Options of the solver, such as max_iter, time_limit and rtol.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    InvalidProblem, NoAgreement, SolverFailed, MissingExtra
+    """
+    if on_failure not in (None, *_ON_FAILURE):
+        raise InvalidProblem(f"on_failure is {on_failure!r}; choose one of {', '.join(_ON_FAILURE)}")
+    if not isinstance(problem, BargainingProblem):
+        problem = BargainingProblem(gram=problem)
+    begin = time.perf_counter()
+    engine, picked = _engine(problem, solver, options)
+    reason = engine.why_not(problem)
+    if reason:
+        raise InvalidProblem(f"solver {engine.name!r} cannot take this problem: {reason}")
+    raw = engine.solve(problem, _read_start(problem, start))
+    solution = judge(problem, raw, engine.rtol, solver=picked, begin=begin)
+    policy = on_failure or ("return" if problem.batch_shape else "raise")
+    if policy == "face" and solution.status == Status.NO_AGREEMENT:
+        from .partial import face
+
+        return face(problem, solution)
+    if policy != "return" and not solution.success:
+        _raise(solution)
+    return solution
+
+
+def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver: str, begin: float) -> Solution:
+    """Certificate and status of a raw answer, on the unscaled problem."""
+    with arrays.quiet(problem.xp):
+        proof = _certify(problem, raw.alpha, raw.coefficients)
+        goal = rtol if rtol is not None else (1e-10 if problem.kind == "float64" else 1e-5)
+        return build(
+            problem,
+            proof,
+            goal,
+            raw.stopped,
+            n_iter=raw.n_iter,
+            solver=solver,
+            solve_time=time.perf_counter() - begin,
+            details=raw.details,
+        )
+
+
+def nash_weights(gram: Array, weights: Any = None, **options: Any) -> Array:
+    """The lean path: Gram (..., n, n) in, alpha (..., n) out; raises unless every item is certified.
+
+    Raises
+    ------
+    InvalidProblem, NoAgreement, SolverFailed
+    """
+    return solve(BargainingProblem(gram=gram, weights=weights), on_failure="raise", **options).alpha
+
+
+def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) -> tuple[Any, str]:
+    """The engine and how to call it in reports: auto says what it picked."""
+    if not isinstance(solver, str):
+        if options:
+            raise InvalidProblem("options go into the solver object itself, not beside it")
+        if not hasattr(solver, "solve") or not hasattr(solver, "why_not"):
+            raise InvalidType(f"solver is {solver!r}; a name or an object with why_not() and solve() is needed")
+        return solver, solver.name
+    _check_options(options)
+    if solver != "auto":
+        return catalog.make(solver, **options), solver
+    return catalog.make("newton", **options), "newton"
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in ("max_iter", "time_limit", "rtol"):
+        value = options.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidType(f"{name} is {value!r}; a number is needed")
+        if not math.isfinite(value) or value < 0:
+            raise InvalidProblem(f"{name} is {value}; it must be finite and not negative")
+        if name == "max_iter" and value != int(value):
+            raise InvalidProblem(f"max_iter is {value}; a whole number is needed")
+
+
+def _read_start(problem: BargainingProblem, start: Any) -> Array | None:
+    if start is None:
+        return None
+    xp = problem.xp
+    value = start.alpha if isinstance(start, Solution) else start
+    value, _ = arrays.as_float64(value, "start", xp, problem.unit_gram)
+    if value.ndim < 1 or value.shape[-1] != problem.n:
+        raise InvalidProblem(f"start has shape {tuple(value.shape)}; the last axis must be {problem.n} players")
+    with arrays.quiet(xp):
+        good = xp.isfinite(value) & (value > 0)
+        if is_numpy_namespace(xp) and value.ndim == 1:
+            return value if bool(good.all()) else None
+        fine = xp.all(good, axis=-1)[..., None]
+        return xp.where(fine, value, problem.scale * xp.ones_like(value))
+
+
+def _raise(solution: Solution) -> None:
+    if solution.status == Status.NO_AGREEMENT:
+        raise NoAgreement(explain(solution), solution)
+    raise SolverFailed(f"{solution.solver}: {explain(solution)}", solution)
+
+
+def explain(solution: Solution) -> str:
+    """The outcome in words: who blocks, what proves it, what to change."""
+    problem = solution.problem
+    status = solution.status
+    if not isinstance(status, Status):
+        return solution.message
+    if status is not Status.NO_AGREEMENT:
+        return f"{status.name}. {status.advice}{_advice_details(solution)}"
+    y = arrays.to_numpy(solution.certificate).astype(float)
+    who = [i for i in range(problem.n) if y[i] > 1e-9 * y.max()]
+    shown = sorted(who, key=lambda i: -y[i])[:10]
+    terms = " + ".join(f"{y[i]:.4g} * {problem.player(i)}" for i in shown) + (" + ..." if len(who) > 10 else "")
+    if problem.disagreement is None:
+        fact = (
+            f"No agreement exists: {terms} = 0 (to {float(solution.margin):.1e} of their length), so whatever helps "
+            "one of these players hurts another of them."
+        )
+        change = "Drop or change a blocking player, or use on_failure='face' to hold them at disagreement."
+    else:
+        need = float(solution.radius_needed)
+        fact = (
+            f"No agreement exists: weighing the players as {terms}, no point of the ball reaches the disagreement "
+            "utilities of all of them."
+        )
+        if math.isfinite(need):
+            change = f"A radius above {need:.6g} or a lower disagreement point is needed."
+        else:
+            change = "No radius is large enough: lower the disagreement point."
+    return f"{fact} {change}"
+
+
+def _advice_details(solution: Solution) -> str:
+    reason = solution.details.get("reason")
+    return f" ({reason})" if reason else ""
