@@ -141,7 +141,7 @@ class Report:
             out = []
             for family, outcome in columns:
                 got = [r.outcome for r in self.select(peer, family=family)]
-                refused = sum(o in ("reported", "raised", "out of time") for o in got)
+                refused = sum(o in ("reported", "raised") for o in got)
                 out.append(str({"run": len(got), "refused": refused}.get(outcome, got.count(outcome))))
             return out
 

@@ -11,8 +11,7 @@ from array_api_compat import is_numpy_namespace
 from .backends import catalog
 from .core import arrays
 from .core.arrays import Array
-from .core.certificate import verify as verify
-from .core.certificate import _certify
+from .core.certificate import certify, certify_point, verify
 from .core.errors import InvalidProblem, InvalidType, NoAgreement, SolverFailed
 from .core.problem import BargainingProblem
 from .core.solution import Solution, build
@@ -78,7 +77,11 @@ def solve(
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver: str, begin: float) -> Solution:
     """Certificate and status of a raw answer, on the unscaled problem."""
     with arrays.quiet(problem.xp):
-        proof = _certify(problem, raw.alpha, raw.coefficients)
+        inside = raw.details.get("constrained")
+        if inside is None:
+            proof = certify(problem, raw.alpha, raw.coefficients)
+        else:
+            proof = certify_point(problem, inside["point"], inside["support"])
         goal = rtol if rtol is not None else (1e-10 if problem.kind == "float64" else 1e-5)
         return build(
             problem,

@@ -38,7 +38,11 @@ def solve_with_disagreement(problem: BargainingProblem, max_iter: int, deadline:
         c = matvec(xp.linalg.pinv(problem.unit_gram), utility, xp)
         coefficients = xp.where(inactive[..., None], c, 0 * c) * problem.scale * radius[..., None]
     if bool(xp.any(blocked)):
-        beta = xp.where(blocked[..., None], _blocking(rows * ones[..., None], d, blocked, beta), beta)
+        y = _blocking(rows * ones[..., None], d, blocked, beta)
+        force = matvec(xp.matrix_transpose(rows), y, xp)
+        k_value = xp.sqrt(xp.sum(force * force, axis=-1)) - xp.sum(y * d, axis=-1)
+        proved = blocked & (k_value <= 1e-12 * xp.sum(y, axis=-1))
+        beta = xp.where(proved[..., None], y, beta)
     alpha = beta * problem.scale / radius[..., None]
     return RawAnswer(alpha, n_iter, stopped, coefficients=coefficients)
 
@@ -68,7 +72,7 @@ def _path(
     beta, mu, t = w / s, total, xp.full_like(total, 0.5)
     n_iter = xp.zeros(total.shape, dtype=xp.int64, device=device(d))
     live = xp.ones(total.shape, dtype=xp.bool, device=device(d))
-    blocked = ~live
+    blocked, done = ~live, ~live
     size = xp.sqrt(xp.sum(rows * rows, axis=-1)) + xp.abs(d)
     best, stalled = xp.full_like(mu, xp.inf), xp.zeros_like(mu)
     stopped = ""
@@ -90,7 +94,8 @@ def _path(
         active = (t < 1e-5) & (mu > 1e-5 * total)
         solved = (error < 1e-13) | ((error < 1e-6) & active) | ((error < 1e-9) & (stalled >= 2))
         blocked = blocked | now_blocked
-        live = live & ~solved & ~now_blocked & (error == error)
+        done = done | (live & solved)
+        live = live & ~solved & ~now_blocked & (spread < 1e14 * total)
         n_iter = xp.where(live, n_iter + 1, n_iter)
         if not bool(xp.any(live)):
             break
@@ -125,8 +130,13 @@ def _path(
         h = reach(ds, db, dt, dm, 1.0)
         after = (mu + h * dm) * (t + h * dt) / (mu * t)
         centre = xp.where(after > 0, after, 0 * after) ** 3
-        dz, ds, db, dt, dm = step(rc - ds * db, centre * mu * t - mu * t - dm * dt)
-        h = reach(ds, db, dt, dm, 0.99)
+        plain = step(rc, centre * mu * t - mu * t)
+        curved = step(rc - ds * db, centre * mu * t - mu * t - dm * dt)
+        h_plain, h = reach(*plain[1:], 0.9), reach(*curved[1:], 0.9)
+        worse = h < h_plain
+        dz, ds, db = (xp.where(worse[..., None], x, y) for x, y in zip(plain[:3], curved[:3], strict=True))
+        dt, dm = (xp.where(worse, x, y) for x, y in zip(plain[3:], curved[3:], strict=True))
+        h = xp.maximum(h, h_plain)
         going = live & sound & xp.isfinite(h + dm + dt)
         live = live & going
         z = xp.where(going[..., None], z + h[..., None] * dz, z)
@@ -134,7 +144,7 @@ def _path(
         beta = xp.where(going[..., None], beta + h[..., None] * db, beta)
         mu = xp.where(going, mu + h * dm, mu)
         t = xp.where(going, t + h * dt, t)
-    return beta, mu, z, n_iter, stopped, blocked
+    return beta, mu, z, n_iter, stopped, blocked | ~done
 
 
 def _polish_inside(
@@ -219,6 +229,8 @@ def _blocking(rows: Array, d: Array, blocked: Array, beta: Array) -> Array:
         target = np.zeros(system.shape[0])
         target[-1] = 1.0
         y = nnls(system, target)[0]
+        if not y.any():
+            y = nnls(np.vstack([system, np.ones(len(flat_d[i]))]), np.append(0 * target, 1.0))[0]
         if y.any():
-            result[i] = y
+            result[i] = y / y.sum()
     return array_namespace(beta).asarray(result.reshape(beta.shape), device=device(beta))

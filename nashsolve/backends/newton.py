@@ -62,14 +62,19 @@ def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadl
     alone = problem.batch_shape == () and is_numpy_namespace(xp)
     a = xp.ones_like(b[..., 0]) if start is None else start / problem.scale
     a = a * xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
-    a, q = _to_ray(a, b, total, xp)
+    dead = xp.any(xp.linalg.diagonal(b) <= 0, axis=-1)
+    given = b
+    if bool(xp.any(dead)):
+        b = xp.where(dead[..., None, None], xp.eye(problem.n, dtype=xp.float64, device=device(b)), b)
+    a = _to_ray(a, b, total, xp)
     run = _iterate_one if alone else _iterate_batch
-    a, n_iter, stopped = run(b, w, a, total, max_iter, deadline, problem.noise if problem.white is None else 4 * problem.n * EPS64, xp)
+    noise = problem.noise if problem.white is None else problem.n * EPS64
+    a, n_iter, stopped = run(b, w, a, total, max_iter, deadline, noise, xp)
     hat = a * xp.sqrt(xp.linalg.diagonal(b))
     ratio = xp.sqrt(total) / xp.sum(hat, axis=-1)
-    lost = ~xp.all(xp.isfinite(a), axis=-1) | (ratio**2 < 40 * problem.n * EPS64)
+    lost = ~xp.all(xp.isfinite(a), axis=-1) | (ratio**2 < noise) | dead
     if bool(xp.any(lost)):
-        a = xp.where(lost[..., None], _block(a, b, xp), a)
+        a = xp.where(lost[..., None], _block(a, given, xp), a)
     if problem.unit_vectors is not None and not bool(xp.all(lost)):
         a = _refine(a, lost, problem, xp)
     alpha = a * problem.scale
@@ -78,12 +83,12 @@ def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadl
     return RawAnswer(alpha, n_iter, stopped)
 
 
-def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> tuple[Array, Array]:
+def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> Array:
     """The optimum on the ray of a: a' B a = sum w. Leaves a alone where B is zero along it."""
     q = xp.sum(a * matvec(b, a, xp), axis=-1)
     factor = xp.sqrt(total / q)
     good = xp.isfinite(factor) & (factor > 0)
-    return a * xp.where(good, factor, xp.ones_like(factor))[..., None], q
+    return a * xp.where(good, factor, xp.ones_like(factor))[..., None]
 
 
 def _iterate_one(
@@ -109,7 +114,7 @@ def _iterate_one(
         size = (max(float(r @ da), 0.0) / w_min) ** 0.5
         size = max(size, float(abs(da).max()))
         if not size > _TINY:
-            return (a, iteration, "") if size == size else (a, iteration, "numerical")
+            return (a * (1 + da), iteration, "") if size == size else (a, iteration, "numerical")
         if size < _STALL:
             stalled = stalled + 1 if size > 0.3 * best else 0
             if stalled == 2:
@@ -175,8 +180,9 @@ def _iterate_batch(
         best = xp.minimum(best, xp.where(size == size, size, best))
         diverged = xp.sum(norms * a, axis=-1) ** 2 * noise > 100 * total
         stop = ~sound | (size != size) | (size <= _TINY) | (stalled >= 2) | diverged
+        a = xp.where((size <= _TINY)[:, None], a * (1 + da), a)
         live = live & ~stop
-        n_iter = _put(n_iter, items, xp.where(stop, iteration, iteration + 1), xp)
+        n_iter = _put(n_iter, items, iteration + xp.astype(~stop, xp.int64), xp)
         left = int(xp.count_nonzero(live))
         late = deadline is not None and time.perf_counter() > deadline
         if left == 0 or iteration == max_iter or late:

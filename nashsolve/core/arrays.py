@@ -68,11 +68,11 @@ def output_dtype(kind: str, xp: Any) -> Any:
 
 def quiet(xp: Any) -> contextlib.AbstractContextManager[Any]:
     """Arithmetic without warnings: NaN and Inf are handled by status, not by the user's errstate."""
-    if is_numpy_namespace(xp):
-        import numpy as np
+    if is_torch_namespace(xp):
+        return contextlib.nullcontext()
+    import numpy as np
 
-        return np.errstate(all="ignore")
-    return contextlib.nullcontext()
+    return np.errstate(all="ignore")
 
 
 def power_of_two_below(x: Array, xp: Any) -> Array:

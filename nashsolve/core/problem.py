@@ -261,7 +261,7 @@ class BargainingProblem:
         """Squared margin below which this data cannot tell agreement from none."""
         if self.white is not None:
             return max(4 * self.n * EPS64, 2 * arrays.roundoff(self.kind) if self.kind != "float64" else 0.0) ** 2
-        return 4 * self.n * EPS64 + self.gram_error
+        return self.n * EPS64 + self.gram_error
 
     def player(self, i: int) -> str:
         """Name of player i."""

@@ -37,7 +37,8 @@ class Solution:
     certificate : (..., n) for NO_AGREEMENT and AMBIGUOUS: y >= 0, sum y = 1, that blocks every agreement; NaN elsewhere
     radius_needed : (...) an agreement needs at least this radius; inf where none is enough
     limited_by : what kept the accuracy down: "", "precision" or "gram_error"
-    effective_weights : (..., n) whose bargain `alpha` solves: ``alpha * gains``
+    effective_weights : (..., n) whose bargain `alpha` solves, ``alpha * (A alpha)`` at zero
+        disagreement and ``alpha * gains`` otherwise; equal to the weights at the solution
     n_iter, solver, solve_time : iterations (int or int array), name, seconds
     details : solver specific
     """
@@ -65,6 +66,7 @@ class Solution:
     solve_time: float = 0.0
     message: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    _point: Array | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
@@ -86,7 +88,7 @@ class Solution:
             return None
         xp = self.problem.xp
         c = xp.astype(self.coefficients, xp.float64, copy=False)
-        x = arrays.matvec(xp.matrix_transpose(rows), c, xp)
+        x = arrays.matvec(xp.matrix_transpose(rows), c, xp) if self._point is None else self._point
         return xp.astype(unwhiten(x, self.problem.metric, xp), self.alpha.dtype, copy=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Solution:
                 return value if np.isfinite(value) else None
             return value if isinstance(value, int | str | bool | type(None)) else str(value)
 
-        names = [f.name for f in fields(self) if f.name not in ("problem", "status")]
+        names = [f.name for f in fields(self) if f.name not in ("problem", "status", "_point")]
         status = self.status.name if isinstance(self.status, Status) else self.status_names()
         result = {"status": status, "success": self.success, "names": self.problem.names}
         return result | {name: plain(getattr(self, name)) for name in names} | {"names": plain(self.problem.names)}
@@ -163,7 +165,8 @@ def build(
         margin_lower=proof.margin_lower,
         certificate=cast(xp.where(shows[..., None], proof.simplex, nan)),
         radius_needed=proof.radius_needed,
-        effective_weights=answer(proof.alpha * proof.gains),
+        effective_weights=answer(proof.effective_weights),
+        _point=proof.point,
         limited_by=limited,
         message=message,
         **how,
@@ -183,6 +186,7 @@ def _decide(
     codes = xp.full(worst.shape, int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)), dtype=xp.int64)
     codes = xp.where(xp.isfinite(proof.gap) | (codes != int(Status.NUMERICAL_ERROR)), codes, int(Status.NUMERICAL_ERROR) + 0 * codes)
     codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
+    codes = xp.where(floor & feasible & ~near, 0 * codes + int(Status.AMBIGUOUS), codes)
     vague = (proof.margin <= 10 * proof.resolution) & ~(feasible & (worst <= rtol))
     codes = xp.where(vague, 0 * codes + int(Status.AMBIGUOUS), codes)
     codes = xp.where(feasible & (worst <= rtol), 0 * codes, codes)

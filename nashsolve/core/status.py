@@ -17,6 +17,9 @@ class Status(IntEnum):
     NUMERICAL_ERROR = 6
     INVALID_INPUT = 7
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def success(self) -> bool:
         """True when `alpha` is an answer whose stated error bound holds."""

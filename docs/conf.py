@@ -1,0 +1,53 @@
+"""Sphinx configuration."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+project = "nashsolve"
+author = "The nashsolve developers"
+copyright = "2026, The nashsolve developers"
+release = version = installed_version("nashsolve")
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+bibtex_default_style = "plain"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "nashsolve"
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
+
+_KEYS = set(re.findall(r"^@\w+\{(\w+),", (Path(__file__).parent / "references.bib").read_text(), re.MULTILINE))
+
+
+def _cite_by_key(app, what, name, obj, options, lines):
+    """Turn the `[key]_` of a docstring into a citation; a key without an entry stays, and fails the build."""
+    for i, line in enumerate(lines):
+        lines[i] = re.sub(
+            r"\[(\w+)\]_(?!\w)", lambda m: f":cite:t:`{m[1]}`" if m[1] in _KEYS else m[0], line
+        )
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _cite_by_key, priority=900)

@@ -1,0 +1,5 @@
+"""`python -m nashsolve.cli` is the command `nashsolve`."""
+
+from . import main
+
+main()

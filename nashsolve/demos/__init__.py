@@ -1,0 +1,1 @@
+"""Real bargaining problems that are shipped with the package."""
