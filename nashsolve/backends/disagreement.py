@@ -86,7 +86,7 @@ def _path(
         k_value = length - xp.sum(beta * d, axis=-1)
         now_blocked = live & (k_value < -1e-9 * spread)
         rc = w - beta * s
-        error = xp.maximum(xp.max(xp.abs(rc) / w, axis=-1), xp.max(xp.abs(rp), axis=-1))
+        error = xp.maximum(xp.max(xp.abs(rc) / w, axis=-1), xp.max(xp.abs(rp) / s, axis=-1))
         error = xp.maximum(error, xp.sqrt(xp.sum(rz * rz, axis=-1)) / spread)
         error = xp.maximum(error, xp.maximum(xp.abs(rt), mu * t / total))
         stalled = xp.where(error > 0.5 * best, stalled + 1, 0 * stalled)
@@ -228,9 +228,11 @@ def _blocking(rows: Array, d: Array, blocked: Array, beta: Array) -> Array:
         system = np.vstack([flat_rows[i].T, flat_d[i]])
         target = np.zeros(system.shape[0])
         target[-1] = 1.0
-        y = nnls(system, target)[0]
-        if not y.any():
-            y = nnls(np.vstack([system, np.ones(len(flat_d[i]))]), np.append(0 * target, 1.0))[0]
-        if y.any():
-            result[i] = y / y.sum()
+        strongest = nnls(system, target)[0]
+        barely = nnls(np.vstack([system, np.ones(len(flat_d[i]))]), np.append(0 * target, 1.0))[0]
+        found = [y / y.sum() for y in (strongest, barely) if y.any()]
+        slack = [np.linalg.norm(flat_rows[i].T @ y) - flat_d[i] @ y for y in found]
+        proofs = [y for y, k in zip(found, slack, strict=True) if k <= 1e-12]
+        if proofs:
+            result[i] = proofs[0]
     return array_namespace(beta).asarray(result.reshape(beta.shape), device=device(beta))

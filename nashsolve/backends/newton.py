@@ -60,8 +60,8 @@ def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadl
     xp, b, w = problem.xp, problem.unit_gram, problem.power
     total = xp.sum(w, axis=-1)
     alone = problem.batch_shape == () and is_numpy_namespace(xp)
-    a = xp.ones_like(b[..., 0]) if start is None else start / problem.scale
-    a = a * xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
+    a = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
+    a = a if start is None else a * (start / problem.scale)
     dead = xp.any(xp.linalg.diagonal(b) <= 0, axis=-1)
     given = b
     if bool(xp.any(dead)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +30,9 @@ def demo(
     with guarded(as_json=False):
         vectors = class_gradients()
         typer.echo(
-            f"Softmax regression on 1,797 images of handwritten digits, after {STEPS} steps. Ten players: each class\n"
-            "wants the next step to lower its own loss. Every step x has length at most 1, and the utility of a digit\n"
-            "is how fast x lowers its loss. Whose step?"
+            f"Softmax regression on 1,797 images of handwritten digits, after {STEPS} steps. Ten players:\n"
+            "each class wants the next step to lower its own loss. A step x has length at most 1, and the\n"
+            "utility of a digit is how fast x lowers its loss. Whose step?"
         )
         solutions = [_show(title, problem) for title, problem in stories(vectors)]
         file = _picture(vectors, solutions[0], out)
@@ -78,7 +79,7 @@ def _show(title: str, problem: BargainingProblem) -> Solution:
     if found.success:
         typer.echo(repr(found))
     else:
-        typer.echo(f"{found.status.name}: {explain(found)}")
+        typer.echo(textwrap.fill(f"{found.status.name}: {explain(found)}", 100))
     show_crosscheck(crosscheck(problem))
     return found
 

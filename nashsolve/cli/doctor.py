@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+import nashsolve
 from nashsolve.backends import catalog
 from nashsolve.core.errors import NashSolveError
 from nashsolve.core.problem import BargainingProblem
@@ -31,12 +32,12 @@ _PACKAGES = (
     "scikit-learn",
 )
 _AGREED = 1e-6
-"""How far the self test lets an engine be from the closed form: what a conic solver reaches in its defaults."""
+"""How far from the planted answer an engine may be: what a conic solver reaches by default."""
 
 
 def doctor(as_json: Annotated[bool, JSON] = False) -> None:
     """Versions, solvers, GPU, and a self test; exit 0 if every installed solver passes."""
-    versions = {"nashsolve": _version("nashsolve"), "python": platform.python_version()}
+    versions = {"nashsolve": nashsolve.__version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in _PACKAGES}
     solvers = {name: _solver(name) for name in catalog.names()}
     gpu = _gpu()

@@ -28,8 +28,8 @@ def read_problem(file: Path, *, vectors: bool = False, **overrides: Any) -> Barg
     ----------
     file : path with one of the suffixes .json, .npz, .npy, .csv
         .json, .npz: the arguments of BargainingProblem by name; .json also a bare matrix. .npy: one matrix.
-        .csv with a Gram: an optional header names the players; .csv with vectors: a row is a player, an optional
-        header is skipped, and a first column that is not numeric holds the names.
+        .csv with a Gram: an optional header names the players. .csv with vectors: a row is a player, an
+        optional header is skipped, and a first column that is not numeric holds the names.
     vectors : a bare matrix holds vectors (rows are players), not a Gram
     **overrides : weights, disagreement, radius; None leaves the file's
 
@@ -58,7 +58,7 @@ def read_numbers(text: str | None, name: str) -> np.ndarray | None:
 
 
 def read_answer(text: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """alpha, and the coefficients where they are known: from a list, a file, or what `solve --json` printed."""
+    """alpha, and coefficients where needed: from a list, a file, or what `solve --json` printed."""
     file = Path(text)
     if file.suffix.lower() == ".json":
         data = _load_json(file)
@@ -86,8 +86,8 @@ def _suffix(file: Path) -> str:
     suffix = file.suffix.lower()
     if suffix not in FORMATS:
         raise InvalidProblem(
-            f"{file.name} is none of {', '.join(FORMATS)}; pickles and checkpoints are never opened, for they can "
-            "run code"
+            f"{file.name} is none of {', '.join(FORMATS)}; pickles and checkpoints are never opened, "
+            "for they can run code"
         )
     return suffix
 

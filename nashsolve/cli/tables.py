@@ -13,6 +13,9 @@ from nashsolve.crosscheck import CrossCheck
 _PLAIN_WIDTH = 140
 """Columns when the output is a file or a pipe, whose width nobody knows."""
 
+_REFUSAL = " cannot take this problem: "
+"""What solve() says before the reason; the row already names the solver."""
+
 
 def console() -> Console:
     """Standard output, wide enough in pipes."""
@@ -32,5 +35,6 @@ def show(rows: Sequence[Sequence[str]], title: str = "") -> None:
 
 def show_crosscheck(result: CrossCheck, title: str = "") -> None:
     """The table of a crosscheck and its verdict."""
-    show(result.table(), title)
+    rows = [[*row[:-1], row[-1].partition(_REFUSAL)[2] or row[-1]] for row in result.table()]
+    show(rows, title)
     console().print(result.verdict)

@@ -24,7 +24,8 @@ def verify(
         str,
         typer.Argument(
             metavar="ALPHA",
-            help="Multipliers w / gains: a comma list, a .json, .npy or .csv file, or what solve --json printed.",
+            help="Multipliers w / gains: a comma list, a .json, .npy or .csv file, or the output of "
+            "solve --json.",
         ),
     ],
     vectors: Annotated[bool, VECTORS] = False,

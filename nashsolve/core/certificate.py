@@ -126,115 +126,133 @@ def _norms(problem: BargainingProblem) -> Array:
 
 def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None) -> Certificate:
     """`verify` without reading its arguments: what solve() runs on every raw answer."""
-    xp = problem.xp
-    w, r = problem.present, problem.ball_radius
-    here = w > 0
-    a = xp.where(here, alpha, xp.zeros_like(alpha))
+    xp, mask = problem.xp, problem.mask
+    w, r = problem.power, problem.ball_radius
+
+    def present(x: Array, fill: Array) -> Array:
+        return x if mask is None else xp.where(mask, x, fill)
+
+    w_sum = present(w, 0 * w)
+    a = present(alpha, 0 * alpha)
     if problem.invalid is not None:
         a = xp.where(problem.invalid[..., None], xp.full_like(a, xp.nan), a)
-    d = problem.disagreement if problem.disagreement is not None else xp.zeros_like(a)
+    d = problem.disagreement
     norms = _norms(problem)
     u, length, error_u, wobble = _products(problem, a)
     multiplier = length / r
-    theta = 1 / multiplier
-    c = a * theta[..., None]
-    u_point, slack = u * theta[..., None], xp.zeros_like(length)
-    if coefficients is not None:
-        inactive = xp.any(coefficients != 0, axis=-1)
-        c = xp.where(inactive[..., None], coefficients, c)
-        u_in, x_length, error_in, _ = _products(problem, c)
-        u_point = xp.where(inactive[..., None], u_in, u_point)
-        outside = inactive & (x_length > r * (1 + 1e-12))
-        slack = xp.where(outside, xp.full_like(slack, xp.inf), slack)
-        multiplier = xp.where(inactive, xp.zeros_like(multiplier), multiplier)
-        theta = xp.where(inactive, xp.zeros_like(theta), theta)
-        error_u = xp.where(inactive[..., None], error_in, error_u)
-    reach = xp.sum(xp.abs(c) * norms, axis=-1)
-    steady = theta > 0
-    theta, wobble = xp.where(steady, theta, xp.ones_like(theta)), xp.where(steady, wobble, xp.zeros_like(wobble))
-    error_u = error_u * theta[..., None] + xp.abs(u_point) * (wobble[..., None] + 4 * EPS64)
-    gains = u_point - d
-    error_s = error_u + EPS64 * (xp.abs(u_point) + xp.abs(d))
-    safe_w = xp.where(here, w, xp.ones_like(w))
-    t = xp.where(here, a * gains / safe_w - 1, xp.zeros_like(a))
-    t_up = xp.abs(t) + xp.where(here, a * error_s / safe_w + 4 * EPS64, xp.zeros_like(a))
-    infinite = xp.full_like(t_up, xp.inf)
-    gap = xp.sum(w * _phi(t, xp), axis=-1)
-    phi_up = xp.where(t_up < 1, _phi(-xp.where(t_up < 1, t_up, 0 * t_up), xp), infinite)
-    gap_up = xp.sum(xp.where(here, w * phi_up, 0 * phi_up), axis=-1)
-    root = xp.sqrt(2 * gap_up[..., None] / safe_w)
-    bound = xp.where(root < 1, (1 + t_up) / (1 - xp.where(root < 1, root, 0 * root)) - 1, infinite)
-    bound = xp.where(here, bound, xp.zeros_like(bound))
-    if coefficients is not None:
-        root_in, gap_in = _inside_bound(problem, a, gains, t_up, safe_w, xp)
-        bound = xp.where(inactive[..., None], (1 + t_up) * (1 + root_in) - 1, bound) + slack[..., None]
-        gap = xp.where(inactive, gap_in, gap) + slack
-        gap_up = xp.where(inactive, gap_in, gap_up) + slack
-    weight = xp.sum(w, axis=-1)
-    size = norms * r[..., None] + xp.abs(d)
-    k = r * length - xp.sum(d * a, axis=-1)
+    c = a / multiplier[..., None]
+    point_u = u / multiplier[..., None]
+    error_u = error_u / multiplier[..., None]
+    inside = None if coefficients is None else _Inside(problem, coefficients, xp)
+    if inside is not None:
+        c, point_u, error_u, wobble, multiplier = inside.replace(c, point_u, error_u, wobble, multiplier)
+    error_s = error_u + xp.abs(point_u) * (wobble + 5 * EPS64)[..., None]
+    gains = point_u if d is None else point_u - d
+    error_s = error_s if d is None else error_s + EPS64 * xp.abs(d)
+    share = a / w
+    t = present(share * gains - 1, 0 * a)
+    t_up = present(xp.abs(t) + share * error_s + 4 * EPS64, 0 * a)
+    gap = xp.sum(w_sum * _phi(t, xp), axis=-1)
+    gap_up = xp.sum(w_sum * _phi_above(t_up, xp), axis=-1)
+    root = xp.sqrt(2 * gap_up[..., None] / w)
+    bound = present(xp.where(root < 1, (1 + t_up) / (1 - root) - 1, xp.inf * xp.ones_like(root)), 0 * a)
+    if inside is not None:
+        bound, gap, gap_up = inside.bounds(problem, a, gains, t_up, bound, gap, gap_up)
+    weight = xp.sum(w_sum, axis=-1)
+    size = norms * r[..., None] if d is None else norms * r[..., None] + xp.abs(d)
     size = xp.where(size > 0, size, r[..., None] / problem.scale)
     spread = xp.sum(a * size, axis=-1)
-    ratio = length * r / spread
+    reach = r * length
+    ratio = reach / spread
     noise = problem.noise
-    resolution = xp.where(ratio**2 > noise, noise / ratio, xp.full_like(ratio, noise**0.5))
-    lower = xp.where(here & (size > 0), (gains - error_s) / size, infinite)
-    low = xp.where(here, xp.abs(d) + safe_w / a, xp.ones_like(a))
+    resolution = noise / xp.where(ratio > noise**0.5, ratio, noise**0.5 + 0 * ratio)
+    refused = 0 * reach if d is None else xp.sum(d * a, axis=-1)
+    scale_s = norms * xp.sum(xp.abs(c) * norms, axis=-1)[..., None] + 1 / share
+    scale_s = scale_s if d is None else scale_s + xp.abs(d)
+    residual = present(xp.abs(gains - 1 / share) / scale_s, 0 * a)
     return Certificate(
         alpha=a,
         ball_multiplier=multiplier,
         coefficients=c,
-        utilities=xp.where(here, u_point, 0 * u_point),
-        gains=xp.where(here, gains, 0 * gains),
-        log_nash_product=xp.sum(xp.where(here, w * xp.log(gains), 0 * gains), axis=-1),
+        utilities=present(point_u, 0 * a),
+        gains=present(gains, 0 * a),
+        log_nash_product=xp.sum(present(w * xp.log(gains), 0 * a), axis=-1),
         gap=gap,
-        backward_error=_largest(xp.where(here, xp.abs(gains - safe_w / a), 0 * a) / (norms * reach[..., None] + low), xp),
+        backward_error=_largest(residual, xp),
         error_bound=bound,
         angle_bound=xp.sqrt(gap_up / weight),
-        margin=k / spread,
-        margin_lower=_smallest(lower, xp),
+        margin=(reach - refused) / spread,
+        margin_lower=_smallest(present((gains - error_s) / size, xp.inf + 0 * a), xp),
         resolution=resolution,
         simplex=a / xp.sum(a, axis=-1)[..., None],
-        radius_needed=_radius_needed(a, d, length, xp),
-        effective_weights=a * gains * (1 if problem.disagreement is not None else (multiplier * r**2 / weight)[..., None]),
+        radius_needed=_radius_needed(refused, length, ratio <= 10 * resolution, xp),
+        effective_weights=a * (present(gains, 0 * a) if d is not None else u * (r**2 / weight)[..., None]),
     )
 
 
-def _inside_bound(
-    problem: BargainingProblem, a: Array, s: Array, t_up: Array, w: Array, xp: Any
-) -> tuple[Array, Array]:
-    r"""Inactive ball: bounds from the Newton decrement, for the gradient is G a = G v with v = A^+ A a.
+class _Inside:
+    """Items whose ball is inactive: their point is given by coefficients, not by alpha."""
 
-    For any such v the decrement is at most \|v s / sqrt(w)\|, so no solve through the vectors is needed.
-    """
-    b, hat = problem.unit_gram, a / problem.scale
-    v = arrays.matvec(xp.linalg.pinv(b), arrays.matvec(b, hat, xp), xp) * problem.scale
-    v_up = xp.abs(v) + 4 * (problem.n + 4) * EPS64 * xp.max(hat, axis=-1)[..., None] * problem.scale
-    here = problem.present > 0
-    terms = xp.where(here, v_up * s / xp.sqrt(w) + t_up * xp.sqrt(w), xp.zeros_like(s))
-    decrement = xp.sqrt(xp.sum(terms * terms, axis=-1))
-    least = xp.sqrt(xp.min(w, axis=-1))
-    scaled = decrement / least
-    good = scaled < 1
-    scaled = xp.where(good, scaled, 0 * scaled)
-    infinite = xp.full_like(scaled, xp.inf)
-    root = xp.where(good[..., None], (decrement[..., None] / xp.sqrt(w)) / (1 - scaled)[..., None], infinite[..., None])
-    return root, xp.where(good, least**2 * _phi(-scaled, xp), infinite)
+    def __init__(self, problem: BargainingProblem, coefficients: Array, xp: Any) -> None:
+        self.xp = xp
+        self.coefficients = coefficients
+        self.item = xp.any(coefficients != 0, axis=-1)
+        self.utilities, self.length, self.error, _ = _products(problem, coefficients)
+        outside = self.item & (self.length > problem.ball_radius * (1 + 1e-12))
+        self.slack = xp.where(outside, xp.inf + 0 * self.length, 0 * self.length)
+
+    def replace(self, c: Array, u: Array, error: Array, wobble: Array, multiplier: Array) -> tuple[Array, ...]:
+        """The point's coefficients, utilities, rounding errors and multiplier."""
+        where, item = self.xp.where, self.item
+        return (
+            where(item[..., None], self.coefficients, c),
+            where(item[..., None], self.utilities, u),
+            where(item[..., None], self.error, error),
+            where(item, self.xp.zeros_like(wobble), wobble),
+            where(item, self.xp.zeros_like(multiplier), multiplier),
+        )
+
+    def bounds(
+        self, problem: BargainingProblem, a: Array, s: Array, t_up: Array, bound: Array, gap: Array, gap_up: Array
+    ) -> tuple[Array, Array, Array]:
+        r"""From the Newton decrement: the gradient is G a = G v with v = A^+ A a.
+
+        For any such v the decrement is at most \|v s / sqrt(w)\|, so no solve through the vectors is needed.
+        """
+        xp, w = self.xp, problem.power
+        hat = a / problem.scale
+        v = arrays.matvec(xp.linalg.pinv(problem.unit_gram), arrays.matvec(problem.unit_gram, hat, xp), xp)
+        v = xp.abs(v) + 4 * (problem.n + 4) * EPS64 * xp.max(hat, axis=-1)[..., None]
+        terms = v * problem.scale * s / xp.sqrt(w) + t_up * xp.sqrt(w)
+        terms = terms if problem.mask is None else xp.where(problem.mask, terms, 0 * terms)
+        decrement = xp.sqrt(xp.sum(terms * terms, axis=-1))
+        least = xp.sqrt(xp.min(w, axis=-1))
+        scaled = decrement / least
+        root = (decrement[..., None] / xp.sqrt(w)) / (1 - scaled)[..., None]
+        root = xp.where((scaled < 1)[..., None], root, xp.inf + 0 * root)
+        gap_in = least**2 * _phi_above(scaled, xp)
+        return (
+            xp.where(self.item[..., None], (1 + t_up) * (1 + root) - 1, bound) + self.slack[..., None],
+            xp.where(self.item, gap_in, gap) + self.slack,
+            xp.where(self.item, gap_in, gap_up) + self.slack,
+        )
 
 
 def _phi(t: Array, xp: Any) -> Array:
     """t - log(1 + t) without cancellation near zero."""
-    small = xp.abs(t) < 1e-4
-    s = xp.where(small, t, 0 * t)
-    series = s * s * (0.5 - s * (1 / 3 - s * (0.25 - 0.2 * s)))
-    return xp.where(small, series, t - xp.log1p(xp.where(small, 0 * t, t)))
+    series = t * t * (0.5 - t * (1 / 3 - t * (0.25 - 0.2 * t)))
+    return xp.where(xp.abs(t) < 1e-4, series, t - xp.log1p(t))
 
 
-def _radius_needed(a: Array, d: Array, length: Array, xp: Any) -> Array:
+def _phi_above(t: Array, xp: Any) -> Array:
+    """The larger of phi(t) and phi(-t), for 0 <= t: an upper bound where |t| is only bounded; inf from 1 on."""
+    return xp.where(t < 1, _phi(-t, xp), xp.inf * xp.ones_like(t))
+
+
+def _radius_needed(refused: Array, length: Array, stuck: Array, xp: Any) -> Array:
     """Lower bound d'y / |G y| on the radius at which this y stops blocking; inf where no radius helps."""
-    reach = xp.sum(d * a, axis=-1)
-    zero = xp.zeros_like(reach)
-    return xp.where(reach > 0, reach / length, zero)
+    needed = xp.where(refused > 0, refused / length, 0 * refused)
+    return xp.where(stuck & (refused >= 0), xp.inf + needed, needed)
 
 
 def _largest(x: Array, xp: Any) -> Array:
@@ -256,7 +274,7 @@ def certify_point(problem: BargainingProblem, point: Array, support: Array) -> C
     point : (p,) in the whitened coordinates of the problem
     support : the largest value of ``sum w (v - d) / s`` over the subset
     """
-    xp, w, r = problem.xp, problem.present, problem.ball_radius
+    xp, w, r = problem.xp, problem.power, problem.ball_radius
     u = arrays.matvec(problem.white, point, xp)
     d = problem.disagreement if problem.disagreement is not None else xp.zeros_like(u)
     gains = u - d

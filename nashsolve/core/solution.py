@@ -136,14 +136,15 @@ def build(
     worst = xp.max(proof.error_bound, axis=-1) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
     codes, limited = _decide(problem, proof, worst, rtol, stopped)
     out = arrays.output_dtype(problem.kind, xp)
+    clean = not bool(xp.any(codes))
     blocked = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.INVALID_INPUT))
-    nan = xp.full_like(proof.alpha, xp.nan)
+    nan = xp.nan + 0 * proof.alpha
 
     def cast(x: Array) -> Array:
         return xp.astype(x, out, copy=False)
 
     def answer(x: Array) -> Array:
-        return cast(xp.where(blocked[..., None], nan, x))
+        return cast(x if clean else xp.where(blocked[..., None], nan, x))
 
     shows = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.AMBIGUOUS))
     status: Any = Status(int(codes)) if codes.ndim == 0 else codes
@@ -151,7 +152,7 @@ def build(
     return Solution(
         problem=problem,
         alpha=answer(proof.alpha),
-        ball_multiplier=cast(xp.where(blocked, nan[..., 0] if problem.n else proof.gap, proof.ball_multiplier)),
+        ball_multiplier=cast(xp.where(blocked, xp.nan + 0 * proof.gap, proof.ball_multiplier)),
         coefficients=answer(proof.coefficients),
         utilities=answer(proof.utilities),
         gains=answer(proof.gains),
@@ -163,7 +164,7 @@ def build(
         angle_bound=proof.angle_bound,
         margin=proof.margin,
         margin_lower=proof.margin_lower,
-        certificate=cast(xp.where(shows[..., None], proof.simplex, nan)),
+        certificate=cast(nan if clean else xp.where(shows[..., None], proof.simplex, nan)),
         radius_needed=proof.radius_needed,
         effective_weights=answer(proof.effective_weights),
         _point=proof.point,
@@ -180,6 +181,9 @@ def _decide(
     xp = problem.xp
     if problem.n == 0:
         return xp.zeros(problem.batch_shape, dtype=xp.int64), ""
+    sure = (proof.margin_lower > 0) & (worst <= rtol)
+    if problem.invalid is None and bool(xp.all(sure)):
+        return xp.zeros(worst.shape, dtype=xp.int64, device=arrays.device(worst)), ""
     floor = proof.backward_error <= 4 * (problem.n + 4) * EPS64 + 2 * problem.gram_error
     feasible = proof.margin_lower > 0
     near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor)
@@ -187,12 +191,10 @@ def _decide(
     codes = xp.where(xp.isfinite(proof.gap) | (codes != int(Status.NUMERICAL_ERROR)), codes, int(Status.NUMERICAL_ERROR) + 0 * codes)
     codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
     codes = xp.where(floor & feasible & ~near, 0 * codes + int(Status.AMBIGUOUS), codes)
-    vague = (proof.margin <= 10 * proof.resolution) & ~(feasible & (worst <= rtol))
+    vague = (proof.margin <= 10 * proof.resolution) & ~sure
     codes = xp.where(vague, 0 * codes + int(Status.AMBIGUOUS), codes)
-    codes = xp.where(feasible & (worst <= rtol), 0 * codes, codes)
+    codes = xp.where(sure, 0 * codes, codes)
     none = proof.margin <= 0.32 * proof.resolution
-    if problem.disagreement is not None:
-        none = none & ((proof.margin < -proof.resolution) | (proof.radius_needed >= 0) & (proof.margin <= 0.32 * proof.resolution))
     codes = xp.where(none & ~feasible, 0 * codes + int(Status.NO_AGREEMENT), codes)
     if problem.invalid is not None:
         codes = xp.where(xp.broadcast_to(problem.invalid, codes.shape), 0 * codes + int(Status.INVALID_INPUT), codes)

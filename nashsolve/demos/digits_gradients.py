@@ -1,8 +1,8 @@
 r"""Ten digits bargain over the next step of their classifier.
 
-Softmax regression on scikit-learn's handwritten digits (64 pixels and a bias, 10 classes: 650 parameters), stopped
-half way. The players are the ten classes; player c's vector is minus the gradient of the mean loss of the images of
-class c, so :math:`g_c^\top x` is how much a small step x lowers that loss.
+Softmax regression on scikit-learn's handwritten digits (64 pixels and a bias, 10 classes: 650 parameters),
+stopped half way. The players are the ten classes; player c's vector is minus the gradient of the mean loss of
+the images of class c, so :math:`g_c^\top x` is how much a small step x lowers that loss.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def mean_direction(vectors: np.ndarray) -> np.ndarray:
 def min_norm_direction(vectors: np.ndarray) -> np.ndarray:
     """The shortest vector of the convex hull (MGDA), of length one.
 
-    The minimum of ``|sum_i k_i g_i|^2 + (1 - sum k)^2`` over k >= 0 points at it exactly: for a fixed direction of k
-    the best scale leaves ``q / (1 + q)``, which grows with the squared length q.
+    The minimum of ``|sum_i k_i g_i|^2 + (1 - sum k)^2`` over k >= 0 points at it exactly: for a fixed
+    direction of k the best scale leaves ``q / (1 + q)``, which grows with the squared length q.
     """
     size = np.linalg.norm(vectors, axis=1).max()
     system = np.vstack([vectors.T / size, np.ones(len(vectors))])
