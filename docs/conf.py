@@ -36,17 +36,21 @@ bibtex_default_style = "plain"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "nashsolve"
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
 
-_KEYS = set(re.findall(r"^@\w+\{(\w+),", (Path(__file__).parent / "references.bib").read_text(), re.MULTILINE))
+_KEYS = set(
+    re.findall(r"^@\w+\{(\w+),", (Path(__file__).parent / "references.bib").read_text(), re.MULTILINE)
+)
 
 
 def _cite_by_key(app, what, name, obj, options, lines):
     """Turn the `[key]_` of a docstring into a citation; a key without an entry stays, and fails the build."""
     for i, line in enumerate(lines):
-        lines[i] = re.sub(
-            r"\[(\w+)\]_(?!\w)", lambda m: f":cite:t:`{m[1]}`" if m[1] in _KEYS else m[0], line
-        )
+        lines[i] = re.sub(r"\[(\w+)\]_(?!\w)", lambda m: f":cite:t:`{m[1]}`" if m[1] in _KEYS else m[0], line)
 
 
 def setup(app):

@@ -164,20 +164,21 @@ def _in_given_space(problem: BargainingProblem, z: Any, radius: float) -> Any:
 
 
 def _certificate(rows: Any, d: Any) -> Any:
-    """y on the simplex that minimises |G y| - d'y, as a conic problem; zeros where even that fails."""
+    """The y >= 0 that blocks most: least |G y| with d'y = 1, or on the simplex; zeros where even that fails."""
     import numpy as np
 
-    y = cp.Variable(rows.shape[0], nonneg=True)
-    model = cp.Problem(cp.Minimize(cp.norm(rows.T @ y) - d @ y), [cp.sum(y) == 1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            model.solve(solver="CLARABEL", tol_gap_abs=1e-14, tol_gap_rel=1e-14, tol_feas=1e-14)
-        except cp.error.SolverError:
-            return np.zeros(rows.shape[0])
-    if y.value is None:
-        return np.zeros(rows.shape[0])
-    return np.where(y.value > 1e-7, y.value, 0.0)
+    for level in (d, np.ones(rows.shape[0])) if d.any() else (np.ones(rows.shape[0]),):
+        y = cp.Variable(rows.shape[0], nonneg=True)
+        model = cp.Problem(cp.Minimize(cp.sum_squares(rows.T @ y)), [level @ y == 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model.solve(solver="CLARABEL", tol_gap_abs=1e-16, tol_gap_rel=1e-14, tol_feas=1e-14)
+            except cp.error.SolverError:
+                continue
+        if y.value is not None:
+            return np.where(y.value > 1e-7 * y.value.max(), y.value, 0.0)
+    return np.zeros(rows.shape[0])
 
 
 def _like(x: Any, problem: BargainingProblem) -> Array:

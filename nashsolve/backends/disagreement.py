@@ -48,12 +48,14 @@ def solve_with_disagreement(problem: BargainingProblem, max_iter: int, deadline:
 
 
 def _factor(problem: BargainingProblem, xp: Any) -> Array:
-    """L with L L' the unit Gram: the vectors themselves, their LQ factor, or an eigenvalue square root."""
+    """L with L L' the unit Gram, from the vectors where they are known; directions without length are zero."""
     rows = problem.unit_vectors
     if rows is not None:
-        if rows.shape[-1] <= rows.shape[-2]:
-            return rows
-        return xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows), mode="reduced")[1])
+        if rows.shape[-1] > rows.shape[-2]:
+            rows = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows), mode="reduced")[1])
+        left, values, _ = xp.linalg.svd(rows, full_matrices=False)
+        tiny = 4 * problem.n * EPS64 * values[..., :1]
+        return left * xp.where(values > tiny, values, 0 * values)[..., None, :]
     values, basis = xp.linalg.eigh(problem.unit_gram)
     tiny = 4 * problem.n * EPS64 * values[..., -1:]
     return basis * xp.sqrt(xp.where(values > tiny, values, 0 * values))[..., None, :]
@@ -91,8 +93,9 @@ def _path(
         error = xp.maximum(error, xp.maximum(xp.abs(rt), mu * t / total))
         stalled = xp.where(error > 0.5 * best, stalled + 1, 0 * stalled)
         best = xp.minimum(best, error)
-        active = (t < 1e-5) & (mu > 1e-5 * total)
-        solved = (error < 1e-13) | ((error < 1e-6) & active) | ((error < 1e-9) & (stalled >= 2))
+        settled = (t < 1e-5) & (mu > 1e-5 * total)
+        settled = settled | ((t > 1e-3) & (mu < 1e-8 * total))
+        solved = (error < 1e-13) | ((error < 1e-6) & settled) | ((error < 1e-9) & (stalled >= 2))
         blocked = blocked | now_blocked
         done = done | (live & solved)
         live = live & ~solved & ~now_blocked & (spread < 1e14 * total)

@@ -252,22 +252,24 @@ def _block(a: Array, b: Array, xp: Any) -> Array:
 
 
 def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array:
-    """Newton corrections with the residual taken through the vectors: their accuracy, not that of their Gram."""
+    """Newton corrections with the residual taken through the vectors: their accuracy, not that of their Gram.
+
+    The residual itself cannot fall below rounding over the squared margin, so the steps are judged by their size.
+    """
     rows, b, w = problem.unit_vectors, problem.unit_gram, problem.power
     eye = xp.eye(problem.n, dtype=xp.float64, device=device(b))
     h = a[..., :, None] * b * a[..., None, :] + w[..., None, :] * eye
     solver = spd_solver(xp.where(lost[..., None, None], eye, h), xp)
-    best = xp.full_like(a[..., 0], xp.inf)
-    result = a
+    best = xp.full_like(a[..., 0], 0.5)
     for _ in range(4):
         residual = w - a * matvec(rows, matvec(xp.matrix_transpose(rows), a, xp), xp)
         if problem.mask is not None:
             residual = xp.where(problem.mask, residual, xp.zeros_like(residual))
-        error = xp.max(xp.abs(residual) / w, axis=-1)
-        better = (error < best) & ~lost
-        result = xp.where(better[..., None], a, result)
-        best = xp.where(better, error, best)
-        if not bool(xp.any(better & (error > 4 * EPS64))):
+        step = solver(residual)
+        size = xp.max(xp.abs(step), axis=-1)
+        better = (size < 0.5 * best) & ~lost
+        a = xp.where(better[..., None], a * (1 + step), a)
+        best = xp.where(better, size, 0 * best)
+        if not bool(xp.any(better & (size > 4 * EPS64))):
             break
-        a = a * (1 + solver(residual))
-    return result
+    return a

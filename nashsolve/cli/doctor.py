@@ -37,7 +37,10 @@ _AGREED = 1e-6
 
 def doctor(as_json: Annotated[bool, JSON] = False) -> None:
     """Versions, solvers, GPU, and a self test; exit 0 if every installed solver passes."""
-    versions = {"nashsolve": nashsolve.__version__, "python": platform.python_version()}
+    versions: dict[str, str | None] = {
+        "nashsolve": nashsolve.__version__,
+        "python": platform.python_version(),
+    }
     versions |= {name: _version(name) for name in _PACKAGES}
     solvers = {name: _solver(name) for name in catalog.names()}
     gpu = _gpu()

@@ -31,7 +31,7 @@ Exit codes:
   2  usage: unknown command, option or solver, or a missing optional package
   3  no certified answer: NO_AGREEMENT, AMBIGUOUS, MAX_ITER, MAX_TIME, NUMERICAL_ERROR
   4  a file could not be read or written
-With --json, stdout holds one JSON object in every one of these cases but a usage error.
+With --json, stdout holds one JSON object in all of these cases but an option unknown to the parser.
 """
 
 

@@ -42,9 +42,9 @@ def read_problem(file: Path, *, vectors: bool = False, **overrides: Any) -> Barg
     if vectors and "vectors" not in arguments:
         raise InvalidProblem(f"{file.name} holds a gram, not vectors: leave --vectors out")
     arguments |= {name: value for name, value in overrides.items() if value is not None}
-    return BargainingProblem(
-        **{k: v if k in ("names", "gram_error") else _array(v, k) for k, v in arguments.items()}
-    )
+    plain = ("names", "gram_error")
+    ready: dict[str, Any] = {k: v if k in plain else _array(v, k) for k, v in arguments.items()}
+    return BargainingProblem(**ready)
 
 
 def read_numbers(text: str | None, name: str) -> np.ndarray | None:

@@ -2,7 +2,7 @@ r"""The judge: gap, error bounds, margin and certificates for any alpha, from an
 
 For multipliers a = alpha the ball's best answer is :math:`x = r\,Ga/\|Ga\|`, with gains :math:`s = G^\top x - d`.
 With :math:`t = a s / w - 1` the duality gap is exactly :math:`\sum_i w_i (t_i - \log(1 + t_i))`, so nothing cancels
-and no second solve is needed. Every bound here adds the rounding error of its own evaluation.
+and no second solve is needed; on the best multiple of a it is W KL(p || q) with p = w / W and q = a s / sum(a s). Every bound here adds the rounding error of its own evaluation.
 """
 
 from __future__ import annotations
@@ -152,13 +152,14 @@ def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None
     share = a / w
     t = present(share * gains - 1, 0 * a)
     t_up = present(xp.abs(t) + share * error_s + 4 * EPS64, 0 * a)
-    gap = xp.sum(w_sum * _phi(t, xp), axis=-1)
+    weight = xp.sum(w_sum, axis=-1)
+    ray = xp.sum(w_sum * t, axis=-1) / weight
+    gap = xp.sum(w_sum * _phi((t - ray[..., None]) / (1 + ray)[..., None], xp), axis=-1)
     gap_up = xp.sum(w_sum * _phi_above(t_up, xp), axis=-1)
     root = xp.sqrt(2 * gap_up[..., None] / w)
     bound = present(xp.where(root < 1, (1 + t_up) / (1 - root) - 1, xp.inf * xp.ones_like(root)), 0 * a)
     if inside is not None:
         bound, gap, gap_up = inside.bounds(problem, a, gains, t_up, bound, gap, gap_up)
-    weight = xp.sum(w_sum, axis=-1)
     size = norms * r[..., None] if d is None else norms * r[..., None] + xp.abs(d)
     size = xp.where(size > 0, size, r[..., None] / problem.scale)
     spread = xp.sum(a * size, axis=-1)

@@ -28,6 +28,7 @@ def test_takes_what_solve_printed(run, tmp_path):
     cases = {
         "plain": {"gram": GRAM},
         "active": {"gram": GRAM, "disagreement": [0.1, 0.2], "radius": 1},
+        "inside": {"vectors": [[1.0], [-1.0]], "disagreement": [-1, -1], "radius": 5},
         "none": {"vectors": [[1, 0], [-1, 0]]},
         "out_of_reach": {"gram": GRAM, "disagreement": [5, 5], "radius": 1},
     }
