@@ -82,19 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines.append(
                 [
                     f"{family}, {kind}",
-                    *(
-                        measure.figure(1e6 * each[name]) if name in each else "-"
-                        for name in ("batched", "loop")
-                    ),
+                    *(measure.figure(1e6 * each[name]) if name in each else "-" for name in ("batched", "loop")),
                     f"{ratio:.1f}x",
                     measure.figure(1e6 * each["lean loop"]) if "lean loop" in each else "-",
                     f"{1.0 / each['batched']:,.0f}",
                     f"{difference:.0e}",
                 ]
             )
-            records.append(
-                {"family": family, "input": kind, "seconds_each": each, "ratio": ratio, "gap": difference}
-            )
+            records.append({"family": family, "input": kind, "seconds_each": each, "ratio": ratio, "gap": difference})
     print(measure.banner())
     title = f"{options.batch} problems of {options.n} players (loops: {part} of them), microseconds a problem"
     header = [

@@ -168,9 +168,7 @@ def check(n: int, seed: int) -> None:
         elif name.startswith("d"):
             distance = float(name.removeprefix("dl").removeprefix("d"))
             low, high = hull_distance(vectors)
-            slack = (
-                1e-8 + 1e-14 / distance**2
-            )  # rounding of the hull point turns the direction by eps / distance
+            slack = 1e-8 + 1e-14 / distance**2  # rounding of the hull point turns the direction by eps / distance
             assert abs(low / distance - 1.0) < slack and abs(high / distance - 1.0) < 1e-8, (
                 name,
                 n,

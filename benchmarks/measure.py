@@ -144,14 +144,10 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ]
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
         return "  ".join(padded).rstrip()
 
-    return "\n".join(
-        [title, line(header), "  ".join("-" * w for w in widths), *(line(row) for row in rows), ""]
-    )
+    return "\n".join([title, line(header), "  ".join("-" * w for w in widths), *(line(row) for row in rows), ""])
 
 
 def banner() -> str:

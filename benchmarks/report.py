@@ -55,9 +55,7 @@ class Report:
 
     def select(self, peer: str, **wanted: object) -> list[Record]:
         """The records of a peer with the given fields."""
-        return [
-            r for r in self.records if r.peer == peer and all(getattr(r, k) == v for k, v in wanted.items())
-        ]
+        return [r for r in self.records if r.peer == peer and all(getattr(r, k) == v for k, v in wanted.items())]
 
     def times(self) -> str:
         """Median milliseconds."""
@@ -66,9 +64,7 @@ class Report:
             out = []
             for n in self.ns:
                 known = [r.seconds for r in self.select(peer, n=n, feasible=True) if r.seconds == r.seconds]
-                out.append(
-                    f"{measure.figure(1e3 * statistics.median(known))} ({len(known)})" if known else "-"
-                )
+                out.append(f"{measure.figure(1e3 * statistics.median(known))} ({len(known)})" if known else "-")
             return out
 
         title = "Median time of a call, ms, instances with an agreement (in brackets: how many)"
@@ -103,9 +99,7 @@ class Report:
         def cells(peer: str) -> list[str]:
             out = []
             for field, ns, group in columns:
-                chosen = [
-                    r for r in self.select(peer, feasible=True) if r.n in ns and GROUP_OF[r.family] == group
-                ]
+                chosen = [r for r in self.select(peer, feasible=True) if r.n in ns and GROUP_OF[r.family] == group]
                 known = [getattr(r, field) for r in chosen if getattr(r, field) == getattr(r, field)]
                 out.append(f"{statistics.median(known):.0e} / {max(known):.0e}" if known else "-")
             return out
@@ -133,9 +127,7 @@ class Report:
 
     def refusals(self) -> str:
         """Outcomes where no agreement exists."""
-        columns = [
-            (family, outcome) for family in INFEASIBLE for outcome in ("run", "refused", "nan", "silent")
-        ]
+        columns = [(family, outcome) for family in INFEASIBLE for outcome in ("run", "refused", "nan", "silent")]
 
         def cells(peer: str) -> list[str]:
             out = []
@@ -169,9 +161,7 @@ class Report:
             if ours in self.absent:
                 continue
             whole, ordinary = self.ratio(TORCHJD, ours, n), self.ratio(TORCHJD, ours, n, "a")
-            lines.append(
-                f"n = {n}: {TORCHJD} takes {whole:.0f} times as long as {ours} (family a: {ordinary:.0f})"
-            )
+            lines.append(f"n = {n}: {TORCHJD} takes {whole:.0f} times as long as {ours} (family a: {ordinary:.0f})")
             both = [
                 (r.error, t.error)
                 for r in self.select(ours, n=n, feasible=True)

@@ -89,9 +89,7 @@ def judge(instance: Instance, answer: object) -> tuple[str, float, float]:
     return ("right" if (rest if error != error else error) <= WRONG else "wrong"), error, rest
 
 
-def first_call(
-    solve: Solve, instance: Instance, array: Array, limit: float
-) -> tuple[float, str, float, float, str]:
+def first_call(solve: Solve, instance: Instance, array: Array, limit: float) -> tuple[float, str, float, float, str]:
     """Seconds, outcome, error, residual and detail of one judged call."""
     start = time.perf_counter()
     try:
@@ -175,9 +173,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="draws of each family (default 1)")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5)")
     parser.add_argument("--budget", type=float, help="seconds for each solver and n (default 15)")
-    parser.add_argument(
-        "--limit", type=float, default=60.0, help="seconds after which a call is stopped (default 60)"
-    )
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a call is stopped (default 60)")
     parser.add_argument("--quick", action="store_true", help="n = 2,8, six families, 3 rounds, small budgets")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every record here")
     options = parser.parse_args(arguments)
@@ -200,9 +196,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write."""
     options = parse(arguments)
-    warnings.simplefilter(
-        "ignore"
-    )  # peers warn about accuracy on most hard instances; statuses are counted instead
+    warnings.simplefilter("ignore")  # peers warn about accuracy on most hard instances; statuses are counted instead
     np.seterr(all="ignore")
     solvers, absent = load()
     measure.limit_torch_threads()
@@ -223,9 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stopped early: {name}, n = {n}: {reason}")
     print(f"{len(records)} records in {time.perf_counter() - start:.0f} s")
     if options.json:
-        settings = {
-            key: getattr(options, key) for key in ("n", "families", "seeds", "rounds", "budget", "limit")
-        }
+        settings = {key: getattr(options, key) for key in ("n", "families", "seeds", "rounds", "budget", "limit")}
         measure.write_json(
             options.json,
             {

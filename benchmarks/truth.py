@@ -29,9 +29,7 @@ def exact_gram(vectors: NDArray[np.float64]) -> mpmath.matrix:
     return gram
 
 
-def true_alpha(
-    vectors: NDArray[np.float64], weights: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
+def true_alpha(vectors: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     r"""The positive solution of ``alpha_i (A alpha)_i = w_i``, ``A = vectors @ vectors.T``, as float64.
 
     Primal-dual Newton with a second-order correction in ``DIGITS`` digits on the unit-diagonal Gram, from the
@@ -69,9 +67,7 @@ def _solve(matrix: mpmath.matrix, right: mpmath.matrix) -> mpmath.matrix:
     try:
         return mp.cholesky_solve(matrix, right)
     except ValueError as error:  # positive definite in exact arithmetic wherever an agreement exists
-        raise NoTruth(
-            "50 digits are not enough: zero is in the convex hull of the rows, or all but"
-        ) from error
+        raise NoTruth("50 digits are not enough: zero is in the convex hull of the rows, or all but") from error
 
 
 def _newton(gram: mpmath.matrix, w: list[mpmath.mpf]) -> list[mpmath.mpf]:
@@ -162,6 +158,4 @@ if __name__ == "__main__":
                 continue
             raise AssertionError(f"{name}, n = {players}: an answer to a problem that has none")
         seconds = time.perf_counter() - start
-        print(
-            f"n = {players}: {len(FEASIBLE)} truths in {seconds:.1f} s, worst residual as float64 {worst:.1e}"
-        )
+        print(f"n = {players}: {len(FEASIBLE)} truths in {seconds:.1f} s, worst residual as float64 {worst:.1e}")

@@ -1,6 +1,6 @@
 """Nash bargaining: a certified solver, and the tool that merges experts with it."""
 
-from .core.certificate import Certificate
+from .core.certificate import Certificate, verify
 from .core.errors import (
     InvalidProblem,
     MissingExtra,
@@ -12,7 +12,7 @@ from .core.problem import BargainingProblem, gram
 from .core.solution import Solution
 from .core.status import Status
 from .crosscheck import crosscheck
-from .solve import explain, nash_weights, solve, verify
+from .solve import explain, nash_weights, solve
 
 __version__ = "0.1.0"
 

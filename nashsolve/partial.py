@@ -7,26 +7,26 @@ the space that S does not care about, in the ball that is left.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from .core import arrays
+from .core.errors import InvalidProblem
 from .core.problem import BargainingProblem
 from .core.solution import Solution
-from .core.status import Status
 
 
-def face(problem: BargainingProblem, none: Solution) -> Solution:
-    """Solution of the players who can gain; the blocked ones have gain zero, alpha NaN and coefficients that hold them.
+def face(problem: BargainingProblem, none: Solution, solve: Callable[..., Solution]) -> Solution:
+    """Solution of the players who can gain; the blocked ones have gain zero and alpha NaN.
 
-    `none` is the NO_AGREEMENT answer; it is returned unchanged where the blocked players cannot even be held at
-    disagreement, or nobody is left. `details["blocked"]` lists them, and the certificate stays in the answer.
+    `none` is the NO_AGREEMENT answer and `solve` what solves the problem of those who are left. `none` is returned
+    unchanged where the blocked players cannot even be held at disagreement, or nobody is left.
+    `details["blocked"]` lists the blocked players, and the certificate stays in the answer.
     """
     import numpy as np
 
     if problem.batch_shape:
-        from .core.errors import InvalidProblem
-
         raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")
     rows, d = _rows(problem), _disagreement(problem)
     radius = float(problem.ball_radius)
@@ -43,8 +43,6 @@ def face(problem: BargainingProblem, none: Solution) -> Solution:
         return none
     inner = rest - (rest @ span) @ span.T
     w = arrays.to_numpy(problem.power)
-    from .solve import solve
-
     part = solve(
         BargainingProblem(
             vectors=inner,
@@ -80,7 +78,7 @@ def _assemble(
     coefficients = np.linalg.lstsq(rows.T, point, rcond=None)[0] * scale
     gains = spread(part.gains, 0.0) / scale
     d = 0.0 if problem.disagreement is None else arrays.to_numpy(problem.disagreement)
-    who = [problem.player(i) for i in np.flatnonzero(blocked)]
+    who = [problem.player(int(i)) for i in np.flatnonzero(blocked)]
     return replace(
         none,
         alpha=back(spread(part.alpha, np.nan) * scale),
@@ -127,6 +125,3 @@ def _disagreement(problem: BargainingProblem) -> Any:
 
     d = problem.unit_disagreement
     return np.zeros(problem.n) if d is None else arrays.to_numpy(d)
-
-
-__all__ = ["Status", "face"]

@@ -11,12 +11,13 @@ from array_api_compat import is_numpy_namespace
 from .backends import catalog
 from .core import arrays
 from .core.arrays import Array
-from .core.certificate import certify, certify_point, verify
+from .core.certificate import certify, certify_point
 from .core.errors import InvalidProblem, InvalidType, NoAgreement, SolverFailed
 from .core.problem import BargainingProblem
 from .core.solution import Solution, build
 from .core.solver import RawAnswer
 from .core.status import Status
+from .partial import face
 
 _ON_FAILURE = ("raise", "return", "face")
 
@@ -66,9 +67,7 @@ def solve(
     solution = judge(problem, raw, engine.rtol, solver=picked, begin=begin)
     policy = on_failure or ("return" if problem.batch_shape else "raise")
     if policy == "face" and solution.status == Status.NO_AGREEMENT:
-        from .partial import face
-
-        return face(problem, solution)
+        return face(problem, solution, solve)
     if policy != "return" and not solution.success:
         _raise(solution)
     return solution
@@ -164,7 +163,7 @@ def explain(solution: Solution) -> str:
         return f"{status.name}. {status.advice}{_advice_details(solution)}"
     y = arrays.to_numpy(solution.certificate).astype(float)
     who = [i for i in range(problem.n) if y[i] > 1e-9 * y.max()]
-    shown = sorted(who, key=lambda i: -y[i])[:10]
+    shown = sorted(who, key=lambda i: (-round(y[i], 6), i))[:10]
     terms = " + ".join(f"{y[i]:.4g} * {problem.player(i)}" for i in shown) + (" + ..." if len(who) > 10 else "")
     if problem.disagreement is None:
         fact = (

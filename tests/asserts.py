@@ -62,8 +62,12 @@ def assert_same_alpha(one: Solution, other: Solution, factor: Any = 1.0) -> None
     """alpha of `one` is `factor` times alpha of `other`, to the sum of both error bounds."""
     assert_success(one)
     assert_success(other)
-    assert_alpha_near(one.alpha, as_numpy(one.error_bound) + _storage(one), factor * as_numpy(other.alpha),
-                      as_numpy(other.error_bound) + _storage(other))
+    assert_alpha_near(
+        one.alpha,
+        as_numpy(one.error_bound) + _storage(one),
+        factor * as_numpy(other.alpha),
+        as_numpy(other.error_bound) + _storage(other),
+    )
 
 
 def assert_alpha_near(one: Any, one_bound: Any, other: Any, other_bound: Any) -> None:

@@ -161,8 +161,12 @@ def test_risk_budget(case: dict, name: str) -> None:
     expected = case["expected"]
     near(case, solution, weights, array(expected["weights"]))
     near(case, solution, np.sqrt(weights @ problem.gram @ weights), array(expected["volatility"]))
-    assert_near(weights, array(expected["published"]), 0.0, max(number(expected["published_tol"]), case["tolerance"]["rtol"],
-                                                              catalog.make(name).rtol or 0.0))
+    assert_near(
+        weights,
+        array(expected["published"]),
+        0.0,
+        max(number(expected["published_tol"]), case["tolerance"]["rtol"], catalog.make(name).rtol or 0.0),
+    )
 
 
 @needs("cvxpy")
@@ -172,7 +176,12 @@ def test_ball_with_a_constraint(case: dict) -> None:
     side, limit = array(inputs["C"]), array(inputs["c"])
     solution = ns.solve(problem_of(case), solver="cvxpy", constraints=lambda x: [side @ x <= limit])
     assert_success(solution)
-    near(case | {"tolerance": {"rtol": case["tolerance"]["rtol"], "atol": 0.0}}, solution, solution.point, array(case["expected"]["x"]))
+    near(
+        case | {"tolerance": {"rtol": case["tolerance"]["rtol"], "atol": 0.0}},
+        solution,
+        solution.point,
+        array(case["expected"]["x"]),
+    )
     near(case, solution, solution.utilities, array(case["expected"]["u"]))
 
 

@@ -39,9 +39,7 @@ def run_blocks(text: str) -> None:
 
 
 def test_python_blocks_print_what_the_readme_says():
-    pytest.importorskip(
-        "cvxpy", reason="the crosscheck in the README counts the solvers of the extra 'cvxpy'"
-    )
+    pytest.importorskip("cvxpy", reason="the crosscheck in the README counts the solvers of the extra 'cvxpy'")
     text = FILE.read_text(encoding="utf-8")
     assert len(python_and_output(text)) >= 2
     run_blocks(text)

@@ -26,14 +26,46 @@ class Row:
 
 
 CATALOG = (
-    Row("closed_form", "nashsolve.backends.closed_form:ClosedForm", None, None, False, True,
-        ("numpy", "torch", "array_api_strict"), "formulas for one or two players and diagonal Grams"),
-    Row("newton", "nashsolve.backends.newton:Newton", None, None, True, True,
-        ("numpy", "torch", "array_api_strict"), "primal-dual Newton with corrector and radial rescaling"),
-    Row("cvxpy", "nashsolve.backends.cvxpy_exact:CvxpyExact", "cvxpy", "cvxpy", True, False,
-        ("numpy", "torch"), "exact conic model; takes extra convex constraints"),
-    Row("ccp", "nashsolve.backends.ccp:SequentialCCP", "cvxpy", "cvxpy", False, False,
-        ("numpy", "torch"), "the procedure of Navon et al. 2022, as published"),
+    Row(
+        "closed_form",
+        "nashsolve.backends.closed_form:ClosedForm",
+        None,
+        None,
+        False,
+        True,
+        ("numpy", "torch", "array_api_strict"),
+        "formulas for one or two players and diagonal Grams",
+    ),
+    Row(
+        "newton",
+        "nashsolve.backends.newton:Newton",
+        None,
+        None,
+        True,
+        True,
+        ("numpy", "torch", "array_api_strict"),
+        "primal-dual Newton with corrector and radial rescaling",
+    ),
+    Row(
+        "cvxpy",
+        "nashsolve.backends.cvxpy_exact:CvxpyExact",
+        "cvxpy",
+        "cvxpy",
+        True,
+        False,
+        ("numpy", "torch"),
+        "exact conic model; takes extra convex constraints",
+    ),
+    Row(
+        "ccp",
+        "nashsolve.backends.ccp:SequentialCCP",
+        "cvxpy",
+        "cvxpy",
+        False,
+        False,
+        ("numpy", "torch"),
+        "the procedure of Navon et al. 2022, as published",
+    ),
 )
 
 

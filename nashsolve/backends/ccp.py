@@ -27,6 +27,9 @@ except ImportError as error:
     raise MissingExtra("cvxpy", "cvxpy", "solver='ccp'") from error
 
 
+_TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
+
+
 @dataclass(frozen=True)
 class SequentialCCP:
     """The published procedure for one problem with zero disagreement.
@@ -126,7 +129,7 @@ def _run(model: Any) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model.solve(solver="CLARABEL", warm_start=True, enforce_dpp=True)
+            model.solve(solver="CLARABEL", warm_start=True, enforce_dpp=True, **_TIGHT)
         except cp.error.SolverError:
             return "solver_error"
     return str(model.status)

@@ -1,7 +1,8 @@
 r"""Exact formulas: one player, two players, diagonal Gram. The oracle of the other engines.
 
 Two players of unit length with correlation rho and k = w1 / w2: t = alpha1 / alpha2 is the positive root of
-t^2 + rho (1 - k) t - k = 0, and alpha2 = sqrt(w2 / (1 + rho t)).
+t^2 + rho (1 - k) t - k = 0, and alpha2 = sqrt(w2 / (1 + rho t)). It is solved for t and for t - 1, and 1 + rho t is written as
+t (t + rho) / k where t > 1, so that nothing cancels for players who are nearly opposed.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ class ClosedForm:
             if problem.n == 2:
                 rho = b[..., 0, 1] / (norm[..., 0] * norm[..., 1])
                 k = w[..., 0] / w[..., 1]
-                half = rho * (k - 1) / 2
-                root = xp.sqrt(half * half + k)
-                t = xp.where(half > 0, half + root, k / (root - half))
-                second = xp.sqrt(w[..., 1] / (1 + rho * t))
-                opposed = ~(1 + rho * t > 0) | ~(1 + rho / t > 0) | (norm[..., 0] * norm[..., 1] == 0)
+                half, product = (rho * (k - 1) - 2) / 2, (1 + rho) * (1 - k)
+                root = xp.sqrt(half * half - product)
+                above = xp.where(half > 0, half + root, product / (half - root))
+                tilt = rho * (k - 1) / 2
+                far = xp.sqrt(tilt * tilt + k)
+                t = xp.where(tilt > 0, tilt + far, k / (far - tilt))
+                gain = xp.where(above > 0, t * (above + (1 + rho)) / k, (1 + rho) + rho * above)
+                second = xp.sqrt(w[..., 1] / gain)
+                opposed = ~(gain > 0) | ~(1 + rho > 0) | ~(t > 0) | (norm[..., 0] * norm[..., 1] == 0)
                 alpha = xp.stack([t * second, second], axis=-1) / norm
                 block = xp.stack([norm[..., 1], norm[..., 0]], axis=-1)
                 alpha = xp.where(opposed[..., None], block, alpha)

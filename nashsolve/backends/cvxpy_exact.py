@@ -9,6 +9,7 @@ optimal_inaccurate and user_limit end as the core's own certificate says.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,7 +82,9 @@ class CvxpyExact:
         ]
         best = int(np.argmin(np.where(np.isfinite(errors), errors, np.inf)))
         beta = candidates[best]
-        inside = np.linalg.norm(z.value) < 1 - 1e-6 and length[best] < 1e-4 * (beta @ np.linalg.norm(rows, axis=1))
+        inside = float(np.linalg.norm(np.asarray(z.value))) < 1 - 1e-6 and length[best] < 1e-4 * (
+            beta @ np.linalg.norm(rows, axis=1)
+        )
         details = {"cvxpy_status": model.status, "dual": best == 0}
         alpha = _like(beta * scale / radius, problem)
         if inside:
@@ -97,10 +100,8 @@ class CvxpyExact:
         settings = self.settings if self.conic_solver == "CLARABEL" else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
+            with contextlib.suppress(cp.error.SolverError):
                 model.solve(solver=self.conic_solver, **settings)
-            except cp.error.SolverError:
-                pass
 
     @staticmethod
     def _iterations(model: Any) -> int:
@@ -116,8 +117,16 @@ class CvxpyExact:
         return RawAnswer(_like(y * scale / radius, problem), 0, "" if y.any() else "numerical", details=details)
 
     def _constrained(
-        self, problem: BargainingProblem, rows: Any, w: Any, d: Any, z: Any, limits: list[Any], scale: Any,
-        radius: float, status: str,
+        self,
+        problem: BargainingProblem,
+        rows: Any,
+        w: Any,
+        d: Any,
+        z: Any,
+        limits: list[Any],
+        scale: Any,
+        radius: float,
+        status: str,
     ) -> RawAnswer:
         """Support function of the constrained set at the agreement: what certifies a point of any convex set."""
         gains = rows @ z.value - d

@@ -99,7 +99,6 @@ def _path(
         blocked = blocked | now_blocked
         done = done | (live & solved)
         live = live & ~solved & ~now_blocked & (spread < 1e14 * total)
-        n_iter = xp.where(live, n_iter + 1, n_iter)
         if not bool(xp.any(live)):
             break
         if iteration == max_iter:
@@ -108,39 +107,10 @@ def _path(
         if deadline is not None and time.perf_counter() > deadline:
             stopped = "time"
             break
-        inner = xp.matmul(across, (beta / s)[..., None] * rows)
-        ridge = mu + 1e-14 * xp.sum(xp.linalg.diagonal(inner), axis=-1)
-        inner = inner + ridge[..., None, None] * eye
-        sound = xp.all(xp.isfinite(inner), axis=(-2, -1)) & live
-        inverse = xp.linalg.inv(xp.where(sound[..., None, None], inner, eye))
-        pull = matvec(inverse, z, xp)
-        pivot = t / mu + xp.sum(z * pull, axis=-1)
-
-        def step(rc: Array, rm: Array) -> tuple[Array, ...]:
-            right = rz + matvec(across, (rc - beta * rp) / s, xp) - z * ((rm - mu * rt) / t)[..., None]
-            dz = matvec(inverse, right, xp)
-            dz = dz - pull * (xp.sum(z * dz, axis=-1) / pivot)[..., None]
-            ds = matvec(rows, dz, xp) + rp
-            dt = rt - xp.sum(z * dz, axis=-1)
-            return dz, ds, (rc - beta * ds) / s, dt, (rm - mu * dt) / t
-
-        def reach(ds: Array, db: Array, dt: Array, dm: Array, fraction: float) -> Array:
-            low = xp.minimum(xp.min(ds / s, axis=-1), xp.min(db / beta, axis=-1))
-            low = xp.minimum(low, xp.minimum(dt / t, dm / mu))
-            return xp.where(low < -fraction, -fraction / low, xp.ones_like(low))
-
-        dz, ds, db, dt, dm = step(rc, -mu * t)
-        h = reach(ds, db, dt, dm, 1.0)
-        after = (mu + h * dm) * (t + h * dt) / (mu * t)
-        centre = xp.where(after > 0, after, 0 * after) ** 3
-        plain = step(rc, centre * mu * t - mu * t)
-        curved = step(rc - ds * db, centre * mu * t - mu * t - dm * dt)
-        h_plain, h = reach(*plain[1:], 0.9), reach(*curved[1:], 0.9)
-        worse = h < h_plain
-        dz, ds, db = (xp.where(worse[..., None], x, y) for x, y in zip(plain[:3], curved[:3], strict=True))
-        dt, dm = (xp.where(worse, x, y) for x, y in zip(plain[3:], curved[3:], strict=True))
-        h = xp.maximum(h, h_plain)
-        going = live & sound & xp.isfinite(h + dm + dt)
+        n_iter = xp.where(live, n_iter + 1, n_iter)
+        system = _System(xp, rows, across, z, s, beta, mu, t, rp, rt, rz, live, eye)
+        h, (dz, ds, db, dt, dm) = system.direction(rc)
+        going = live & system.sound & xp.isfinite(h + dm + dt)
         live = live & going
         z = xp.where(going[..., None], z + h[..., None] * dz, z)
         s = xp.where(going[..., None], s + h[..., None] * ds, s)
@@ -150,9 +120,73 @@ def _path(
     return beta, mu, z, n_iter, stopped, blocked | ~done
 
 
-def _polish_inside(
-    beta: Array, mu: Array, z: Array, rows: Array, d: Array, w: Array, xp: Any
-) -> tuple[Array, Array]:
+class _System:
+    """The linearized optimality conditions at one point of the path, factored once."""
+
+    def __init__(
+        self,
+        xp: Any,
+        rows: Array,
+        across: Array,
+        z: Array,
+        s: Array,
+        beta: Array,
+        mu: Array,
+        t: Array,
+        rp: Array,
+        rt: Array,
+        rz: Array,
+        live: Array,
+        eye: Array,
+    ) -> None:
+        self.xp, self.rows, self.across, self.z = xp, rows, across, z
+        self.s, self.beta, self.mu, self.t = s, beta, mu, t
+        self.rp, self.rt, self.rz = rp, rt, rz
+        inner = xp.matmul(across, (beta / s)[..., None] * rows)
+        ridge = mu + 1e-14 * xp.sum(xp.linalg.diagonal(inner), axis=-1)
+        inner = inner + ridge[..., None, None] * eye
+        self.sound = xp.all(xp.isfinite(inner), axis=(-2, -1)) & live
+        self.inverse = xp.linalg.inv(xp.where(self.sound[..., None, None], inner, eye))
+        self.pull = matvec(self.inverse, z, xp)
+        self.pivot = t / mu + xp.sum(z * self.pull, axis=-1)
+
+    def direction(self, rc: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Mehrotra's step, or the one without its second-order term where that goes further."""
+        xp, mu, t = self.xp, self.mu, self.t
+        predictor = self._step(rc, -mu * t)
+        _, ds, db, dt, dm = predictor
+        h = self._reach(predictor, 1.0)
+        after = (mu + h * dm) * (t + h * dt) / (mu * t)
+        centre = xp.where(after > 0, after, 0 * after) ** 3 * mu * t - mu * t
+        plain = self._step(rc, centre)
+        curved = self._step(rc - ds * db, centre - dm * dt)
+        h_plain, h = self._reach(plain, 0.9), self._reach(curved, 0.9)
+        worse = h < h_plain
+        chosen = [xp.where(worse[..., None], x, y) for x, y in zip(plain[:3], curved[:3], strict=True)]
+        chosen += [xp.where(worse, x, y) for x, y in zip(plain[3:], curved[3:], strict=True)]
+        return xp.maximum(h, h_plain), tuple(chosen)
+
+    def _step(self, rc: Array, rm: Array) -> tuple[Array, ...]:
+        """dz, ds, dbeta, dt, dmu for residuals rc of beta s = w and rm of mu t."""
+        xp, z, s, t = self.xp, self.z, self.s, self.t
+        right = self.rz + matvec(self.across, (rc - self.beta * self.rp) / s, xp)
+        right = right - z * ((rm - self.mu * self.rt) / t)[..., None]
+        dz = matvec(self.inverse, right, xp)
+        dz = dz - self.pull * (xp.sum(z * dz, axis=-1) / self.pivot)[..., None]
+        ds = matvec(self.rows, dz, xp) + self.rp
+        dt = self.rt - xp.sum(z * dz, axis=-1)
+        return dz, ds, (rc - self.beta * ds) / s, dt, (rm - self.mu * dt) / t
+
+    def _reach(self, step: tuple[Array, ...], fraction: float) -> Array:
+        """How far the step may go: `fraction` of the way to where something turns negative."""
+        xp = self.xp
+        _, ds, db, dt, dm = step
+        low = xp.minimum(xp.min(ds / self.s, axis=-1), xp.min(db / self.beta, axis=-1))
+        low = xp.minimum(low, xp.minimum(dt / self.t, dm / self.mu))
+        return xp.where(low < -fraction, -fraction / low, xp.ones_like(low))
+
+
+def _polish_inside(beta: Array, mu: Array, z: Array, rows: Array, d: Array, w: Array, xp: Any) -> tuple[Array, Array]:
     """Where the ball is inactive: plain Newton in z, so that L' beta vanishes to working accuracy."""
     inside = _inactive(mu, w, xp)
     if not bool(xp.any(inside)):

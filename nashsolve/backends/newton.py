@@ -61,7 +61,14 @@ def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadl
     total = xp.sum(w, axis=-1)
     alone = problem.batch_shape == () and is_numpy_namespace(xp)
     a = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
-    a = a if start is None else a * (start / problem.scale)
+    if start is not None:
+        scaled = start / problem.scale
+        fine = xp.min(scaled, axis=-1) > 1e-30 * xp.max(scaled, axis=-1)
+        a = xp.where(
+            (fine & xp.all(xp.isfinite(scaled), axis=-1))[..., None],
+            scaled / xp.max(scaled, axis=-1)[..., None],
+            a,
+        )
     dead = xp.any(xp.linalg.diagonal(b) <= 0, axis=-1)
     given = b
     if bool(xp.any(dead)):
@@ -77,6 +84,8 @@ def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadl
         a = xp.where(lost[..., None], _block(a, given, xp), a)
     if problem.unit_vectors is not None and not bool(xp.all(lost)):
         a = _refine(a, lost, problem, xp)
+    if start is not None and (stopped == "max_iter" or stopped == "numerical" or bool(xp.any(lost))):
+        return _solve(problem, None, max_iter, deadline)
     alpha = a * problem.scale
     if problem.radius is not None:
         alpha = alpha * (xp.sqrt(xp.sum(problem.present, axis=-1)) / problem.ball_radius)[..., None]

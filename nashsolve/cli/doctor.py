@@ -74,9 +74,7 @@ def _solver(name: str) -> dict[str, Any]:
     try:
         found = solve(_known(), solver=name, on_failure="return")
         none = solve(_opposed(), solver=name, on_failure="return")
-    except (
-        Exception
-    ) as error:  # a broken installation can raise anything, and this command is there to say so
+    except Exception as error:  # a broken installation can raise anything, and this command is there to say so
         return {"installed": True, "ok": False, "says": f"raised {type(error).__name__}: {error}"}
     error_of_alpha = float(np.max(np.abs(found.alpha / _ALPHA - 1)))
     good = found.success and error_of_alpha <= _AGREED and not none.success

@@ -152,11 +152,7 @@ def _load_numpy(file: Path) -> Any:
             return loaded if suffix == ".npy" else {k: loaded[k] for k in loaded.files}
         except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
             objects = "Object arrays" in str(error)
-            why = (
-                "it holds Python objects, which are never unpickled"
-                if objects
-                else f"it is damaged ({error})"
-            )
+            why = "it holds Python objects, which are never unpickled" if objects else f"it is damaged ({error})"
             raise InvalidProblem(f"{file.name} cannot be read: {why}") from None
 
 
@@ -174,9 +170,7 @@ def _csv(file: Path, key: str) -> dict[str, Any]:
     if key == "gram" and headed:
         header = first[1:] if labelled else first
         if names is not None and names != header:
-            raise InvalidProblem(
-                f"{file.name}: the names of the rows are not those of the header, in its order"
-            )
+            raise InvalidProblem(f"{file.name}: the names of the rows are not those of the header, in its order")
         names = header
     width = len(cells[0])
     for i, row in enumerate(cells):

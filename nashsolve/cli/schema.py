@@ -58,9 +58,7 @@ def check_rows(rows: Any, name: str, source: str) -> None:
         return
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
-            raise InvalidProblem(
-                f"{source}: {name}[{i}] has {len(row)} entries, but {name}[0] has {len(rows[0])}"
-            )
+            raise InvalidProblem(f"{source}: {name}[{i}] has {len(row)} entries, but {name}[0] has {len(rows[0])}")
 
 
 def _sentence(error: Any, data: dict[str, Any]) -> str:

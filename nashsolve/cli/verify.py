@@ -24,8 +24,7 @@ def verify(
         str,
         typer.Argument(
             metavar="ALPHA",
-            help="Multipliers w / gains: a comma list, a .json, .npy or .csv file, or the output of "
-            "solve --json.",
+            help="Multipliers w / gains: a comma list, a .json, .npy or .csv file, or the output of solve --json.",
         ),
     ],
     vectors: Annotated[bool, VECTORS] = False,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from array_api_compat import array_namespace, device, is_numpy_namespace, is_torch_namespace
+from array_api_compat import array_namespace, is_numpy_namespace, is_torch_namespace
+from array_api_compat import device as device
 
 from .errors import InvalidType
 
@@ -119,11 +120,10 @@ def matvec(a: Array, x: Array, xp: Any) -> Array:
 def spd_solver(h: Array, xp: Any) -> Any:
     """Solve with a symmetric positive definite (..., n, n) matrix: returns rhs (..., n) -> x (..., n)."""
     if is_torch_namespace(xp):
-        import torch
-
-        factor, _ = torch.linalg.cholesky_ex(h)
-        return lambda b: torch.cholesky_solve(b[..., None], factor)[..., 0]
-    inverse = xp.linalg.inv(h)
+        factor, _ = xp.linalg.cholesky_ex(h)
+        return lambda b: xp.cholesky_solve(b[..., None], factor)[..., 0]
+    ridge = 4 * EPS64 * xp.linalg.diagonal(h)[..., None] * xp.eye(h.shape[-1], dtype=xp.float64, device=device(h))
+    inverse = xp.linalg.inv(h + ridge)
     return lambda b: matvec(inverse, b, xp)
 
 
@@ -131,9 +131,7 @@ def cholesky_succeeds(a: Array, shift: float, xp: Any) -> bool:
     """Whether every `a + shift I` of the batch (..., n, n) factors, that is, is positive definite."""
     shifted = a + shift * xp.eye(a.shape[-1], dtype=xp.float64, device=device(a))
     if is_torch_namespace(xp):
-        import torch
-
-        return not bool(torch.any(torch.linalg.cholesky_ex(shifted)[1]))
+        return not bool(xp.any(xp.linalg.cholesky_ex(shifted)[1]))
     try:
         factor = xp.linalg.cholesky(shifted)
     except Exception as error:

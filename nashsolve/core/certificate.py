@@ -214,7 +214,14 @@ class _Inside:
         )
 
     def bounds(
-        self, problem: BargainingProblem, a: Array, s: Array, t_up: Array, bound: Array, gap: Array, gap_up: Array
+        self,
+        problem: BargainingProblem,
+        a: Array,
+        s: Array,
+        t_up: Array,
+        bound: Array,
+        gap: Array,
+        gap_up: Array,
     ) -> tuple[Array, Array, Array]:
         r"""From the Newton decrement: the gradient is G a = G v with v = A^+ A a.
 

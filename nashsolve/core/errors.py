@@ -38,8 +38,6 @@ class MissingExtra(NashSolveError, ImportError):
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
         detail = f" ({reason})" if reason else ""
-        super().__init__(
-            f"{package} is needed for this{detail}: run  pip install 'nashsolve[{extra}]'"
-        )
+        super().__init__(f"{package} is needed for this{detail}: run  pip install 'nashsolve[{extra}]'")
         self.package = package
         self.extra = extra

@@ -65,10 +65,10 @@ class BargainingProblem:
     Inputs are never written to. Leading axes are a batch. [nash1950]_, [harsanyi_selten1972]_
     """
 
-    vectors: Array | None = None
-    gram: Array | None = None
-    weights: Array | None = None
-    disagreement: Array | None = None
+    vectors: Any = None
+    gram: Any = None
+    weights: Any = None
+    disagreement: Any = None
     radius: Any = None
     metric: Array | None = None
     names: Sequence[str] | None = None
@@ -171,7 +171,7 @@ class BargainingProblem:
             flag(self, check_positive(diagonal, "the diagonal of gram", xp, 1, strict=False), self.batch_shape)
             norms = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.zeros_like(diagonal)))
         size = norms
-        if self.disagreement is not None:
+        if self.disagreement is not None and self.radius is not None:
             size = xp.maximum(norms, xp.abs(self.disagreement) / self.radius[..., None])
         if self.mask is not None:
             size = xp.where(self.mask, size, xp.ones_like(size))
@@ -182,8 +182,10 @@ class BargainingProblem:
         else:
             unit = (scale[..., :, None] * self.gram) * scale[..., None, :]
             if unit.shape[-1]:
-                found, unit = check_gram(unit, self, xp)
+                found, unit, even = check_gram(unit, self, xp)
                 flag(self, found, self.batch_shape)
+                if not even:
+                    self._set(gram=0.5 * self.gram + 0.5 * xp.matrix_transpose(self.gram))
         if self.mask is not None:
             here = self.mask[..., :, None] & self.mask[..., None, :]
             eye = xp.eye(self.n, dtype=xp.float64, device=arrays.device(unit))
@@ -197,13 +199,17 @@ class BargainingProblem:
     @property
     def n(self) -> int:
         """Number of players."""
-        data = self.gram if self.gram is not None else self.vectors
-        return int(data.shape[-2])
+        return int(self._data.shape[-2])
+
+    @property
+    def _data(self) -> Array:
+        """Whichever was given."""
+        return self.gram if self.gram is not None else self.vectors
 
     @cached_property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes of all inputs, broadcast; () for one problem."""
-        shapes = [self.gram.shape[:-2] if self.gram is not None else self.vectors.shape[:-2]]
+        shapes = [self._data.shape[:-2]]
         shapes += [v.shape[:-1] for v in (self.weights, self.disagreement, self.mask) if v is not None]
         if self.radius is not None:
             shapes.append(self.radius.shape)
@@ -282,18 +288,25 @@ def broadcast_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(reversed(result))
 
 
-def gram(vectors: Array, metric: Array | None = None) -> Array:
+def gram(vectors: Array, metric: Array | None = None, return_scale: bool = False) -> Any:
     """Gram matrix ``A_ij = g_i' M^-1 g_j`` in float64, from rows (..., n, p) of any real dtype.
 
-    Rows are brought to size one by powers of two before the product, so entries of 1e200 or 1e-200 lose no
-    digits on the way; an entry of the result beyond the range of float64 raises InvalidProblem.
+    Rows are brought to size one by powers of two before the product, so entries of 1e200 or 1e-200 lose no digits on
+    the way. With `return_scale` the result is ``(B, s)``, the Gram of the rows ``s_i g_i`` and those powers of two:
+    it is always representable. Without it a Gram beyond the range of float64 raises InvalidProblem.
     """
     problem = BargainingProblem(vectors=vectors, metric=metric)
     xp = problem.xp
     if problem.invalid is not None:
         raise InvalidProblem(problem.invalid_reason)
+    if return_scale:
+        return problem.unit_gram, problem.scale
     with arrays.quiet(xp):
         result = (problem.unit_gram / problem.scale[..., :, None]) / problem.scale[..., None, :]
-    if not bool(xp.all(xp.isfinite(result))):
-        raise InvalidProblem("a Gram entry exceeds the range of float64; pass the vectors to BargainingProblem itself")
+    lost = (xp.linalg.diagonal(result) == 0) & (xp.linalg.diagonal(problem.unit_gram) > 0)
+    if not bool(xp.all(xp.isfinite(result))) or bool(xp.any(lost)):
+        raise InvalidProblem(
+            "a Gram entry lies outside the range of float64; pass the vectors to BargainingProblem itself, "
+            "or use gram(vectors, return_scale=True)"
+        )
     return result

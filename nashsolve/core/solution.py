@@ -128,9 +128,7 @@ class Solution:
         return _text(self)
 
 
-def build(
-    problem: BargainingProblem, proof: Certificate, rtol: float, stopped: str, **how: Any
-) -> Solution:
+def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: str, **how: Any) -> Solution:
     """Set the status from the certificate alone and cast to the caller's dtype."""
     xp = problem.xp
     worst = xp.max(proof.error_bound, axis=-1) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
@@ -187,8 +185,16 @@ def _decide(
     floor = proof.backward_error <= 4 * (problem.n + 4) * EPS64 + 2 * problem.gram_error
     feasible = proof.margin_lower > 0
     near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor)
-    codes = xp.full(worst.shape, int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)), dtype=xp.int64)
-    codes = xp.where(xp.isfinite(proof.gap) | (codes != int(Status.NUMERICAL_ERROR)), codes, int(Status.NUMERICAL_ERROR) + 0 * codes)
+    codes = xp.full(
+        worst.shape,
+        int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)),
+        dtype=xp.int64,
+    )
+    codes = xp.where(
+        xp.isfinite(proof.gap) | (codes != int(Status.NUMERICAL_ERROR)),
+        codes,
+        int(Status.NUMERICAL_ERROR) + 0 * codes,
+    )
     codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
     codes = xp.where(floor & feasible & ~near, 0 * codes + int(Status.AMBIGUOUS), codes)
     vague = (proof.margin <= 10 * proof.resolution) & ~sure
@@ -232,8 +238,12 @@ def _text(s: Solution) -> str:
         for i in shown:
             row = [float(v[i]) for v in (s.utilities, s.gains, s.alpha)]
             lines.append(
-                f"{p.player(i):<{width}}  " + "  ".join(f"{v:>11.6g}" for v in row) + f"  {float(s.error_bound[i]):>9.1e}"
+                f"{p.player(i):<{width}}  "
+                + "  ".join(f"{v:>11.6g}" for v in row)
+                + f"  {float(s.error_bound[i]):>9.1e}"
             )
-    lines.append(f"gap {float(s.gap):.2e}   margin {float(s.margin):.2e}   backward error {float(s.backward_error):.1e}")
+    lines.append(
+        f"gap {float(s.gap):.2e}   margin {float(s.margin):.2e}   backward error {float(s.backward_error):.1e}"
+    )
     lines.append(s.message)
     return "\n".join(lines)

@@ -48,8 +48,8 @@ _ADVICE = {
     Status.MAX_ITER: "The iteration limit came first; raise max_iter, or use the best iterate with its gap.",
     Status.MAX_TIME: "The time limit came first; raise time_limit, or use the best iterate with its gap.",
     Status.NUMERICAL_ERROR: (
-        "The solver's point is not the Nash bargaining solution of this problem; use solver='newton', "
-        "or run crosscheck to compare solvers."
+        "The solver's point is not certified as the Nash bargaining solution of this problem; run crosscheck to see "
+        "what the other solvers find, and check the scale of the weights."
     ),
     Status.INVALID_INPUT: "This item of the batch does not state a bargaining problem; see its message.",
 }

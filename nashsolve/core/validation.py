@@ -55,8 +55,11 @@ def check_positive(value: Array, name: str, xp: Any, item_axes: int, strict: boo
     return _finding(~good, value, name, what, item_axes, xp)
 
 
-def check_gram(unit: Array, problem: Any, xp: Any) -> tuple[Finding, Array]:
-    """Symmetric and positive semidefinite within rounding, judged on the unit-diagonal scale."""
+def check_gram(unit: Array, problem: Any, xp: Any) -> tuple[Finding, Array, bool]:
+    """Symmetric and positive semidefinite within rounding, judged on the unit-diagonal scale.
+
+    Returns the finding, the mean of both halves, and whether they were equal already.
+    """
     finite = xp.all(xp.isfinite(unit), axis=(-2, -1))
     eye = xp.eye(unit.shape[-1], dtype=xp.float64, device=arrays.device(unit))
     unit = xp.where(finite[..., None, None], unit, eye)
@@ -67,14 +70,18 @@ def check_gram(unit: Array, problem: Any, xp: Any) -> tuple[Finding, Array]:
     bad = gap > limit
     if not problem.symmetrize and bool(xp.any(bad)):
         worst = float(arrays.to_numpy(xp.max(gap)))
-        finding = bad, (
-            f"gram is not symmetric: the largest |A_ij - A_ji| / sqrt(A_ii A_jj) is {worst:.3g}, "
-            f"beyond rounding ({limit:.1g}); pass symmetrize=True to use the mean of both halves"
+        finding = (
+            bad,
+            (
+                f"gram is not symmetric: the largest |A_ij - A_ji| / sqrt(A_ii A_jj) is {worst:.3g}, "
+                f"beyond rounding ({limit:.1g}); pass symmetrize=True to use the mean of both halves"
+            ),
         )
-    unit = (unit + other) / 2
+    even = not bool(xp.any(gap > 0))
+    unit = unit if even else (unit + other) / 2
     if finding is None:
         finding = _check_psd(unit, problem, xp)
-    return finding, unit
+    return finding, unit, even
 
 
 def _check_psd(unit: Array, problem: Any, xp: Any) -> Finding:
@@ -106,7 +113,7 @@ def read_names(names: Any, n: int) -> tuple[str, ...] | None:
     if len(set(names)) != n:
         twice = next(x for x in names if names.count(x) > 1)
         raise InvalidProblem(f"names has {twice!r} twice; every player needs a name of its own")
-    return names
+    return tuple(str(name) for name in names)
 
 
 def read_mask(mask: Any, n: int, xp: Any, like: Array) -> Array | None:

@@ -44,9 +44,7 @@ def plot_utilities(
     for i in range(0, n, 2):
         ax.axvspan(i - 0.5, i + 0.5, color="0.95", zorder=0)
     floor = [0.0] * n if disagreement is None else to_numpy(disagreement)
-    ax.hlines(
-        floor, [i - 0.5 for i in range(n)], [i + 0.5 for i in range(n)], color="black", linewidth=1, zorder=1
-    )
+    ax.hlines(floor, [i - 0.5 for i in range(n)], [i + 0.5 for i in range(n)], color="black", linewidth=1, zorder=1)
     for k, (rule, u) in enumerate(values.items()):
         place = [i + 0.16 * (k - (len(values) - 1) / 2) for i in range(n)]
         ax.vlines(place, floor, u, color=OKABE_ITO[k], linewidth=1.5, alpha=0.6, zorder=2)

@@ -169,8 +169,6 @@ def test_the_installed_command_prints_no_traceback(tmp_path):
 @pytest.mark.parametrize("package", ["typer", "pydantic", "rich"])
 def test_without_the_extra_the_pip_line_is_printed(package):
     code = f"import sys; sys.modules[{package!r}] = None\nfrom nashsolve.cli import main\nmain()"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert "pip install 'nashsolve[cli]'" in ended.stderr and "Traceback" not in ended.stderr

@@ -73,7 +73,9 @@ def test_not_finite(name: str, data: np.ndarray, index: tuple[int, int], entry: 
         pytest.param({"weights": [1, NAN, 1]}, {}, ("weights[1]", "nan"), id="S03-weights-nan"),
         pytest.param({"weights": [1, 1, INF]}, {}, ("weights[2]", "inf"), id="S03-weights-inf"),
         pytest.param({"radius": NAN}, {}, ("radius", "nan"), id="S03-radius"),
-        pytest.param({"radius": 1.0, "disagreement": [0, INF, 0]}, {}, ("disagreement[1]", "inf"), id="S03-disagreement"),
+        pytest.param(
+            {"radius": 1.0, "disagreement": [0, INF, 0]}, {}, ("disagreement[1]", "inf"), id="S03-disagreement"
+        ),
         pytest.param({"gram_error": NAN}, {}, ("gram_error", "nan"), id="S03-gram-error"),
         pytest.param({}, {"rtol": NAN}, ("rtol", "nan"), id="S03-rtol-nan"),
         pytest.param({}, {"rtol": INF}, ("rtol", "inf"), id="S03-rtol-inf"),
@@ -91,7 +93,9 @@ def test_arguments_that_are_not_finite(arguments: dict, options: dict, parts: tu
     assert_message(caught.value, *parts)
 
 
-@pytest.mark.parametrize("start", [pytest.param([1, NAN, 1], id="S03-start-nan"), pytest.param([1, INF, 1], id="S03-start-inf")])
+@pytest.mark.parametrize(
+    "start", [pytest.param([1, NAN, 1], id="S03-start-nan"), pytest.param([1, INF, 1], id="S03-start-inf")]
+)
 def test_start_that_is_not_finite_is_ignored(start: list[float]) -> None:
     assert_bitwise(ns.solve(GRAM, start=start).alpha, ns.solve(GRAM).alpha)
 
@@ -126,7 +130,8 @@ def test_asymmetry_at_rounding_level(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "lowest", [pytest.param(-1e-3, id="S06-small"), pytest.param(-0.5, id="S06-large"), pytest.param(-1e-10, id="S06-tiny")]
+    "lowest",
+    [pytest.param(-1e-3, id="S06-small"), pytest.param(-0.5, id="S06-large"), pytest.param(-1e-10, id="S06-tiny")],
 )
 def test_indefinite(lowest: float) -> None:
     turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
@@ -190,7 +195,9 @@ def test_negative_diagonal(entry: float) -> None:
         pytest.param({"gram": GRAM, "weights": np.ones(2)}, ("weights", "(2,)", "3"), id="S10-weights"),
         pytest.param({"gram": GRAM, "weights": 1.0}, ("weights", "()", "3"), id="S10-weights-scalar"),
         pytest.param(
-            {"gram": GRAM, "disagreement": np.ones(4), "radius": 1}, ("disagreement", "(4,)", "3"), id="S10-disagreement"
+            {"gram": GRAM, "disagreement": np.ones(4), "radius": 1},
+            ("disagreement", "(4,)", "3"),
+            id="S10-disagreement",
         ),
         pytest.param(
             {"gram": np.stack([GRAM] * 2), "weights": np.ones((3, 3))}, ("(2,)", "(3,)", "broadcast"), id="S10-batch"
@@ -210,7 +217,9 @@ def test_wrong_shape(arguments: dict, parts: tuple[str, ...]) -> None:
     assert_message(caught.value, *parts)
 
 
-@pytest.mark.parametrize("start", [pytest.param(np.ones(2), id="S10-start"), pytest.param(np.float64(1), id="S10-start-scalar")])
+@pytest.mark.parametrize(
+    "start", [pytest.param(np.ones(2), id="S10-start"), pytest.param(np.float64(1), id="S10-start-scalar")]
+)
 def test_wrong_start_shape(start: Any) -> None:
     with pytest.raises(ns.InvalidProblem, match="start"):
         ns.solve(GRAM, start=start)
@@ -403,7 +412,12 @@ def test_matrix_is_right_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("masked", id="S19-masked"), pytest.param("sparse", id="S19-sparse"), pytest.param("torch", id="S19-torch-sparse")]
+    "name",
+    [
+        pytest.param("masked", id="S19-masked"),
+        pytest.param("sparse", id="S19-sparse"),
+        pytest.param("torch", id="S19-torch-sparse"),
+    ],
 )
 def test_containers_that_are_refused(name: str) -> None:
     if name == "torch":
@@ -419,10 +433,17 @@ def test_containers_that_are_refused(name: str) -> None:
         P(gram=value)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("gram", id="S19-gram-unchanged"), pytest.param("vectors", id="S19-vectors-unchanged")])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("gram", id="S19-gram-unchanged"), pytest.param("vectors", id="S19-vectors-unchanged")]
+)
 def test_inputs_are_never_written_to(kind: str) -> None:
     data = {"gram": GRAM, "vectors": VECTORS}[kind].copy()
-    given = {kind: data, "weights": np.array([1.0, 2.0, 3.0]), "disagreement": np.array([0.01, 0.0, -0.1]), "radius": np.array(2.0)}
+    given = {
+        kind: data,
+        "weights": np.array([1.0, 2.0, 3.0]),
+        "disagreement": np.array([0.01, 0.0, -0.1]),
+        "radius": np.array(2.0),
+    }
     start = np.ones(3)
     before = {name: value.tobytes() for name, value in given.items()}
     ns.solve(P(**given), start=start)
@@ -499,7 +520,9 @@ def test_many_players(n: int) -> None:
     assert_solves(gram, np.ones(n), solution)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("gram", id="S24-gram-limit"), pytest.param("vectors", id="S24-vectors-limit")])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("gram", id="S24-gram-limit"), pytest.param("vectors", id="S24-vectors-limit")]
+)
 def test_too_many_players(kind: str) -> None:
     from nashsolve.core.problem import MAX_PLAYERS
 
@@ -518,7 +541,9 @@ def test_too_many_players(kind: str) -> None:
     [
         pytest.param({"solver": "newtn"}, ("newtn", "'newton'", "closed_form", "auto"), id="S25-solver"),
         pytest.param({"solver": "newton", "maxiter": 3}, ("maxiter", "'max_iter'", "rtol"), id="S25-option"),
-        pytest.param({"solver": "closed_form", "max_iter": 3}, ("max_iter", "closed_form", "rtol"), id="S25-other-option"),
+        pytest.param(
+            {"solver": "closed_form", "max_iter": 3}, ("max_iter", "closed_form", "rtol"), id="S25-other-option"
+        ),
         pytest.param({"colour": 3}, ("colour", "max_iter"), id="S25-auto-option"),
         pytest.param({"on_failure": "ignore"}, ("ignore", "raise", "return", "face"), id="S25-on-failure"),
         pytest.param({"solver": 3}, ("3",), id="S25-type"),
@@ -552,7 +577,9 @@ def test_iteration_limit(limit: int, kind: str) -> None:
         ns.solve(problem, max_iter=limit)
     assert_message(caught.value, "max_iter")
     assert_bitwise(caught.value.solution.alpha, solution.alpha)
-    batch = ns.solve(P(gram=GRAM[None] * np.outer([1, 3, 9], [1, 3, 9]), weights=[1.0, 20.0, 0.1], **extra), max_iter=limit)
+    batch = ns.solve(
+        P(gram=GRAM[None] * np.outer([1, 3, 9], [1, 3, 9]), weights=[1.0, 20.0, 0.1], **extra), max_iter=limit
+    )
     assert batch.status.tolist() == [Status.MAX_ITER]
 
 
