@@ -2,8 +2,8 @@ r"""The sequential convex-concave procedure of Navon et al. 2022 [navon2022]_, a
 
 Iterates :math:`\min_\alpha \sum_i (\hat A\alpha)_i + \nabla\varphi(\alpha_t)^\top \alpha / c` subject to
 :math:`\log\alpha_i + \log(\hat A\alpha)_i + \log c \ge \log w_i`, with :math:`\hat A = A / c`, :math:`c = \|A\|_F` and
-:math:`\varphi = \sum_i \log\alpha_i + \log(A\alpha)_i`, from alpha = 1. The published model is kept, written so that CVXPY
-compiles it once. Its failures are reported: the first sub-problem can be unbounded (where some player loses at
+:math:`\varphi = \sum_i \log\alpha_i + \log(A\alpha)_i`, from alpha = 1. The published model is kept, written so that
+CVXPY compiles it once. Its failures are reported: the first sub-problem can be unbounded (where some player loses at
 alpha = 1), and a stationary point need not be the Nash point (then `solution.effective_weights` says whose
 bargain was solved). Unlike the bargaining solution, the procedure depends on the players' units.
 """
@@ -11,23 +11,15 @@ bargain was solved). Unlike the bargaining solution, the procedure depends on th
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from nashsolve.core.arrays import Array, device, to_numpy
-from nashsolve.core.errors import MissingExtra
+from nashsolve.core.arrays import Array, to_numpy
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
-try:
-    import cvxpy as cp
-except ImportError as error:
-    raise MissingExtra("cvxpy", "cvxpy", "solver='ccp'") from error
-
-
-_TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
+from .conic import TIGHT, like, run
+from .conic import cvxpy as cp
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class SequentialCCP:
         a, w = _raw_gram(problem), to_numpy(problem.power)
         c = float(np.linalg.norm(a))
         if c == 0:
-            return RawAnswer(_like(np.ones(problem.n), problem), 0, "numerical", details={"reason": "the Gram is zero"})
+            return RawAnswer(like(np.ones(problem.n), problem), 0, "numerical", details={"reason": "the Gram is zero"})
         unit = a / c
         alpha = np.ones(problem.n) if start is None else to_numpy(start).copy()
         deadline = None if self.time_limit is None else time.perf_counter() + self.time_limit
@@ -94,7 +86,7 @@ class SequentialCCP:
                 break
             parameters["cost"].value = unit.sum(0) + slope
             x.value = alpha
-            status = _run(model)
+            status = run(model, warm_start=True, enforce_dpp=True, **TIGHT)
             statuses.append(status)
             if x.value is None or status in ("unbounded", "infeasible", "solver_error"):
                 stopped = "numerical"
@@ -113,10 +105,9 @@ class SequentialCCP:
             details["reason"] = reason
         if problem.radius is not None:
             alpha = alpha * float(np.sqrt(w.sum()) / to_numpy(problem.ball_radius))
-        return RawAnswer(_like(np.maximum(alpha, 0.0), problem), count, stopped, details=details)
+        return RawAnswer(like(np.maximum(alpha, 0.0), problem), count, stopped, details=details)
 
 
-@lru_cache(maxsize=32)
 def _model(n: int) -> tuple[Any, Any, dict[str, Any]]:
     """The sub-problem for n players with everything that changes as a parameter, so that it compiles once."""
     x = cp.Variable(n, nonneg=True)
@@ -125,23 +116,9 @@ def _model(n: int) -> tuple[Any, Any, dict[str, Any]]:
     return model, x, {"unit": unit, "cost": cost, "level": level}
 
 
-def _run(model: Any) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            model.solve(solver="CLARABEL", warm_start=True, enforce_dpp=True, **_TIGHT)
-        except cp.error.SolverError:
-            return "solver_error"
-    return str(model.status)
-
-
 def _raw_gram(problem: BargainingProblem) -> Any:
     import numpy as np
 
     with np.errstate(all="ignore"):
         scale = to_numpy(problem.scale)
         return to_numpy(problem.unit_gram) / scale[:, None] / scale[None, :]
-
-
-def _like(x: Any, problem: BargainingProblem) -> Array:
-    return problem.xp.asarray(x, dtype=problem.xp.float64, device=device(problem.unit_gram))

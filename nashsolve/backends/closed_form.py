@@ -1,8 +1,8 @@
 r"""Exact formulas: one player, two players, diagonal Gram. The oracle of the other engines.
 
 Two players of unit length with correlation rho and k = w1 / w2: t = alpha1 / alpha2 is the positive root of
-t^2 + rho (1 - k) t - k = 0, and alpha2 = sqrt(w2 / (1 + rho t)). It is solved for t and for t - 1, and 1 + rho t is written as
-t (t + rho) / k where t > 1, so that nothing cancels for players who are nearly opposed.
+t^2 + rho (1 - k) t - k = 0, and alpha2 = sqrt(w2 / (1 + rho t)). It is solved for t and for t - 1,
+and 1 + rho t is written as t (t + rho) / k where t > 1, so that nothing cancels for players who are nearly opposed.
 """
 
 from __future__ import annotations

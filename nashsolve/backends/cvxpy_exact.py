@@ -9,21 +9,16 @@ optimal_inaccurate and user_limit end as the core's own certificate says.
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nashsolve.core.arrays import Array, device, to_numpy
-from nashsolve.core.errors import MissingExtra, SolverFailed
+from nashsolve.core.arrays import Array, to_numpy
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
-try:
-    import cvxpy as cp
-except ImportError as error:
-    raise MissingExtra("cvxpy", "cvxpy", "solver='cvxpy'") from error
+from .conic import TIGHT, like, run
+from .conic import cvxpy as cp
 
 
 @dataclass(frozen=True)
@@ -38,9 +33,7 @@ class CvxpyExact:
 
     constraints: Callable[[Any], list[Any]] | None = None
     conic_solver: str = "CLARABEL"
-    settings: dict[str, Any] = field(
-        default_factory=lambda: {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
-    )
+    settings: dict[str, Any] = field(default_factory=lambda: dict(TIGHT))
     rtol: float | None = 1e-4
     name: str = "cvxpy"
     equilibrate: bool = True
@@ -86,22 +79,15 @@ class CvxpyExact:
             beta @ np.linalg.norm(rows, axis=1)
         )
         details = {"cvxpy_status": model.status, "dual": best == 0}
-        alpha = _like(beta * scale / radius, problem)
+        alpha = like(beta * scale / radius, problem)
         if inside:
             c = np.linalg.lstsq(rows @ rows.T, rows @ z.value, rcond=None)[0] * scale * radius
-            return RawAnswer(alpha, self._iterations(model), coefficients=_like(c, problem), details=details)
+            return RawAnswer(alpha, self._iterations(model), coefficients=like(c, problem), details=details)
         return RawAnswer(alpha, self._iterations(model), details=details)
 
     def _run(self, model: Any) -> None:
-        if self.conic_solver not in cp.installed_solvers():
-            raise SolverFailed(
-                f"CVXPY has no solver {self.conic_solver!r} here; installed: {', '.join(cp.installed_solvers())}"
-            )
         settings = self.settings if self.conic_solver == "CLARABEL" else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with contextlib.suppress(cp.error.SolverError):
-                model.solve(solver=self.conic_solver, **settings)
+        run(model, self.conic_solver, **settings)
 
     @staticmethod
     def _iterations(model: Any) -> int:
@@ -114,7 +100,7 @@ class CvxpyExact:
         """The conic solver gave nothing: look for the certificate by a problem of its own."""
         y = _certificate(rows, d)
         details = {"cvxpy_status": status, "reason": f"CVXPY says {status}"}
-        return RawAnswer(_like(y * scale / radius, problem), 0, "" if y.any() else "numerical", details=details)
+        return RawAnswer(like(y * scale / radius, problem), 0, "" if y.any() else "numerical", details=details)
 
     def _constrained(
         self,
@@ -137,9 +123,9 @@ class CvxpyExact:
         bound = float("inf") if support.value is None else float(support.value - d @ direction)
         details = {
             "cvxpy_status": status,
-            "constrained": {"point": _like(found * radius, problem), "support": _like(bound, problem)},
+            "constrained": {"point": like(found * radius, problem), "support": like(bound, problem)},
         }
-        return RawAnswer(_like(direction * scale / radius, problem), 0, details=details)
+        return RawAnswer(like(direction * scale / radius, problem), 0, details=details)
 
 
 def _data(problem: BargainingProblem, keep_space: bool) -> tuple[Any, Any, Any, float, Any]:
@@ -168,7 +154,7 @@ def _in_given_space(problem: BargainingProblem, z: Any, radius: float) -> Any:
     if problem.metric is None:
         return radius * z
     basis = np.eye(problem.vectors.shape[-1])
-    columns = np.stack([to_numpy(unwhiten(_like(e, problem), problem.metric, problem.xp)) for e in basis], axis=1)
+    columns = np.stack([to_numpy(unwhiten(like(e, problem), problem.metric, problem.xp)) for e in basis], axis=1)
     return radius * (columns @ z)
 
 
@@ -179,16 +165,7 @@ def _certificate(rows: Any, d: Any) -> Any:
     for level in (d, np.ones(rows.shape[0])) if d.any() else (np.ones(rows.shape[0]),):
         y = cp.Variable(rows.shape[0], nonneg=True)
         model = cp.Problem(cp.Minimize(cp.sum_squares(rows.T @ y)), [level @ y == 1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                model.solve(solver="CLARABEL", tol_gap_abs=1e-16, tol_gap_rel=1e-14, tol_feas=1e-14)
-            except cp.error.SolverError:
-                continue
-        if y.value is not None:
+        status = run(model, tol_gap_abs=1e-16, tol_gap_rel=1e-14, tol_feas=1e-14)
+        if status != "solver_error" and y.value is not None:
             return np.where(y.value > 1e-7 * y.value.max(), y.value, 0.0)
     return np.zeros(rows.shape[0])
-
-
-def _like(x: Any, problem: BargainingProblem) -> Array:
-    return problem.xp.asarray(x, dtype=problem.xp.float64, device=device(problem.unit_gram))

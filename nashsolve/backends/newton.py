@@ -103,52 +103,55 @@ def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> Array:
 def _iterate_one(
     b: Array, w: Array, a: Array, total: Array, max_iter: int, deadline: float | None, noise: float, xp: Any
 ) -> tuple[Array, int, str]:
-    """One problem in NumPy: the same steps as the batch, straight on LAPACK, because calls cost more than flops."""
-    from scipy.linalg.lapack import dpotrf, dpotrs
+    """One problem in NumPy: the batch's steps, operation by operation and so bit by bit, with Python's branches."""
+    from numpy import abs as absolute
+    from numpy import eye, matmul
+    from numpy.linalg import LinAlgError, inv
 
-    w_min, best, stalled, total = float(w.min()), float("inf"), 0, float(total)
+    w_min, best, stalled, limit = float(w.min()), float("inf"), 0, float(total)
     norms = b.diagonal() ** 0.5
+    ridge = (1 + 4 * EPS64) * eye(len(a))
+    off = 1 - eye(len(a))
     u = w / a
     for iteration in range(max_iter + 1):
-        h = b * a
-        y = h.sum(1)
-        h *= a[:, None]
-        r = w - a * y
+        scaled = b * a
+        r = w - a * scaled.sum(-1)
         au = a * u
-        h.flat[:: h.shape[0] + 1] += au
-        factor, bad = dpotrf(h, lower=1, overwrite_a=1)
-        if bad:
+        h = a[:, None] * scaled
+        diagonal = (h.diagonal() + au) * ridge.diagonal()
+        h = h * off
+        h.flat[:: len(a) + 1] = diagonal
+        try:
+            inverse = inv(h)
+        except LinAlgError:
             return a, iteration, "numerical"
-        da = dpotrs(factor, r, lower=1)[0]
-        size = (max(float(r @ da), 0.0) / w_min) ** 0.5
-        size = max(size, float(abs(da).max()))
-        if not size > _TINY:
-            return (a * (1 + da), iteration, "") if size == size else (a, iteration, "numerical")
-        if size < _STALL:
-            stalled = stalled + 1 if size > 0.3 * best else 0
-            if stalled == 2:
-                return a, iteration, ""
+        da = matmul(inverse, r[:, None])[:, 0]
+        du = w / au - 1 - da
+        power = float((r * da).sum())
+        size = max((power if power > 0 else 0.0) / w_min, 0.0) ** 0.5
+        size = max(size, float(absolute(da).max()))
+        if size <= _TINY:
+            return a * (1 + da), iteration, ""
+        if size != size:
+            return a, iteration, "numerical"
+        stalled = stalled + 1 if size < _STALL and size > 0.3 * best else 0
         best = min(best, size)
-        if float(norms @ a) ** 2 * noise > 100 * total:
+        if stalled >= 2 or float((norms * a).sum()) ** 2 * noise > 100 * limit:
             return a, iteration, ""
         if iteration == max_iter:
             break
         if deadline is not None and time.perf_counter() > deadline:
             return a, iteration, "time"
-        du = w / au - 1 - da
         low = min(float(da.min()), float(du.min()))
-        if size > 1e-8:
-            da2 = dpotrs(factor, r - au * da * du, lower=1)[0]
-            du2 = w / au - 1 - da * du - da2
-            low2 = min(float(da2.min()), float(du2.min()))
-            if low2 >= low or low2 >= -_FRACTION:
-                da, du, low = da2, du2, low2
-        t = min(1.0, -_FRACTION / low) if low < 0 else 1.0
-        a = a * (1 + t * da)
-        u = u * (1 + t * du)
-        q = float(a @ (b @ a))
-        if q > 0:
-            a = a * (total / q) ** 0.5
+        da2 = matmul(inverse, (r - au * da * du)[:, None])[:, 0]
+        du2 = w / au - 1 - da * du - da2
+        low2 = min(float(da2.min()), float(du2.min()))
+        if low2 >= low or low2 >= -_FRACTION:
+            da, du, low = da2, du2, low2
+        t = -_FRACTION / low if low < -_FRACTION else 1.0
+        a, u = a * (1 + t * da), u * (1 + t * du)
+        q = float((a * matmul(b, a[:, None])[:, 0]).sum())
+        a = a * (limit / q) ** 0.5 if q > 0 else a
     return a, max_iter, "max_iter"
 
 
@@ -176,7 +179,7 @@ def _iterate_batch(
         scaled = b * a[:, None, :]
         r = w - a * xp.sum(scaled, axis=-1)
         au = a * u
-        h = a[:, :, None] * scaled + au[:, None, :] * eye
+        h = _system(a, scaled, au, eye, xp)
         sound = xp.all(xp.isfinite(h), axis=(-2, -1))
         solver = spd_solver(xp.where(sound[:, None, None], h, eye), xp)
         da = solver(r)
@@ -203,8 +206,7 @@ def _iterate_batch(
                 xp.take(v, keep, axis=0)
                 for v in (items, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live)
             )
-            sub = a[:, :, None] * b * a[:, None, :] + au[:, None, :] * eye
-            solver = spd_solver(sub, xp)
+            solver = spd_solver(_system(a, b * a[:, None, :], au, eye, xp), xp)
         da2 = solver(r - au * da * du)
         du2 = w / au - 1 - da * du - da2
         low2 = xp.minimum(xp.min(da2, axis=-1), xp.min(du2, axis=-1))
@@ -221,6 +223,13 @@ def _iterate_batch(
     stopped = "" if left == 0 else ("time" if late else "max_iter")
     n_iter = xp.where(n_iter > max_iter, max_iter, n_iter)
     return xp.reshape(done_a, shape), xp.reshape(n_iter, shape[:-1]), stopped
+
+
+def _system(a: Array, scaled: Array, au: Array, eye: Array, xp: Any) -> Array:
+    """diag(a) B diag(a) + diag(a u), whose diagonal is raised by rounding so that elimination never meets a zero."""
+    h = a[:, :, None] * scaled
+    diagonal = (xp.linalg.diagonal(h) + au) * (1 + 4 * EPS64)
+    return h * (1 - eye) + diagonal[:, :, None] * eye
 
 
 def _put(target: Array, items: Array, values: Array, xp: Any) -> Array:

@@ -2,7 +2,8 @@ r"""The judge: gap, error bounds, margin and certificates for any alpha, from an
 
 For multipliers a = alpha the ball's best answer is :math:`x = r\,Ga/\|Ga\|`, with gains :math:`s = G^\top x - d`.
 With :math:`t = a s / w - 1` the duality gap is exactly :math:`\sum_i w_i (t_i - \log(1 + t_i))`, so nothing cancels
-and no second solve is needed; on the best multiple of a it is W KL(p || q) with p = w / W and q = a s / sum(a s). Every bound here adds the rounding error of its own evaluation.
+and no second solve is needed; on the best multiple of a it is W KL(p || q) with p = w / W and q = a s / sum(a s).
+Every bound here adds the rounding error of its own evaluation.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def verify(problem: BargainingProblem, alpha: Any, coefficients: Any = None) -> 
 
 
 def _products(problem: BargainingProblem, a: Array) -> tuple[Array, Array, Array, Array]:
-    """Utilities A a and the length |G a|, with bounds on the absolute rounding error of one and the relative of the other.
+    """Utilities A a and the length |G a|, with the absolute rounding error of one and the relative of the other.
 
     A sum of k terms is wrong by at most k u of the sum of their sizes, in whatever order a library adds them; so the
     products run over blocks of columns and of players, and k is the block's length plus the number of blocks.

@@ -24,6 +24,9 @@ class SolveError(NashSolveError):
         super().__init__(message)
         self.solution = solution
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.solution)
+
 
 class NoAgreement(SolveError):
     """No feasible point gives every player more than the disagreement point (proved)."""
@@ -41,3 +44,7 @@ class MissingExtra(NashSolveError, ImportError):
         super().__init__(f"{package} is needed for this{detail}: run  pip install 'nashsolve[{extra}]'")
         self.package = package
         self.extra = extra
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.package, self.extra, self.reason)

@@ -161,8 +161,8 @@ class BargainingProblem:
     def _equilibrate(self, main: str, xp: Any) -> None:
         """Powers of two that bring every player to size about one: exact, so scaling changes no bit."""
         if main == "vectors":
-            rows = self.white
-            top = xp.max(xp.abs(rows), axis=-1) if rows.shape[-1] else xp.zeros_like(rows[..., 0:0].sum(-1))
+            rows: Any = self.white
+            top = xp.max(xp.abs(rows), axis=-1) if rows.shape[-1] else xp.sum(rows, axis=-1)
             coarse = 1 / arrays.power_of_two_below(top, xp)
             rows = rows * coarse[..., None]
             norms = xp.sqrt(xp.sum(rows * rows, axis=-1)) / coarse
@@ -272,6 +272,14 @@ class BargainingProblem:
     def player(self, i: int) -> str:
         """Name of player i."""
         return self.names[i] if self.names is not None else f"player {i}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the module, which pickle cannot hold."""
+        return {name: value for name, value in self.__dict__.items() if name != "xp"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set(xp=arrays.namespace_of(self._data))
 
     def __repr__(self) -> str:
         return describe(self)
