@@ -42,9 +42,7 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 
-_KEYS = set(
-    re.findall(r"^@\w+\{(\w+),", (Path(__file__).parent / "references.bib").read_text(), re.MULTILINE)
-)
+_KEYS = set(re.findall(r"^@\w+\{(\w+),", (Path(__file__).parent / "references.bib").read_text(), re.MULTILINE))
 
 
 def _cite_by_key(app, what, name, obj, options, lines):

@@ -7,7 +7,7 @@ from typing import Any
 
 from .backends import catalog
 from .core import arrays
-from .core.errors import InvalidProblem, MissingExtra
+from .core.errors import InvalidProblem, MissingExtra, SolverFailed
 from .core.problem import BargainingProblem
 from .core.solution import Solution
 from .core.status import Status
@@ -117,7 +117,7 @@ def crosscheck(problem: Any, solvers: tuple[str, ...] | None = None) -> CrossChe
             found.append((name, solve(problem, solver=name, on_failure="return"), ""))
         except MissingExtra as error:
             found.append((name, None, f"not installed: {error}"))
-        except InvalidProblem as error:
+        except (InvalidProblem, SolverFailed) as error:
             found.append((name, None, str(error)))
     ran = [s for _, s, _ in found if s is not None]
     best = min(ran, key=_rank) if ran else None

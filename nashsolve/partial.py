@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from .core import arrays
-from .core.errors import InvalidProblem
 from .core.problem import BargainingProblem
 from .core.solution import Solution
 
@@ -26,8 +25,6 @@ def face(problem: BargainingProblem, none: Solution, solve: Callable[..., Soluti
     """
     import numpy as np
 
-    if problem.batch_shape:
-        raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")
     rows, d = _rows(problem), _disagreement(problem)
     radius = float(problem.ball_radius)
     blocked = _blocked(rows, d)

@@ -66,7 +66,9 @@ def solve(
     raw = engine.solve(problem, _read_start(problem, start))
     solution = judge(problem, raw, engine.rtol, solver=picked, begin=begin)
     policy = on_failure or ("return" if problem.batch_shape else "raise")
-    if policy == "face" and solution.status == Status.NO_AGREEMENT:
+    if policy == "face" and problem.batch_shape:
+        raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")
+    if policy == "face" and solution.status is Status.NO_AGREEMENT:
         return face(problem, solution, solve)
     if policy != "return" and not solution.success:
         _raise(solution)
@@ -148,7 +150,7 @@ def _read_start(problem: BargainingProblem, start: Any) -> Array | None:
 
 
 def _raise(solution: Solution) -> None:
-    if solution.status == Status.NO_AGREEMENT:
+    if solution.status is Status.NO_AGREEMENT:
         raise NoAgreement(explain(solution), solution)
     raise SolverFailed(f"{solution.solver}: {explain(solution)}", solution)
 

@@ -96,7 +96,8 @@ def assert_no_agreement_certificate(
     kind = dtype_name(solution.certificate)
     assert (y >= 0).all(), f"certificate {y} has negative entries"
     assert np.abs(y.sum(-1) - 1).max() <= tolerance(kind, "sum"), f"certificate sums to {y.sum(-1)}"
-    size = (y * np.sqrt(np.diagonal(a, axis1=-2, axis2=-1))).sum(-1)
+    norms = np.sqrt(np.diagonal(a, axis1=-2, axis2=-1))
+    size = (y * np.where(norms > 0, norms, norms.max())).sum(-1)  # a player without a vector blocks alone
     length = np.sqrt(np.maximum((y[..., :, None] * a * y[..., None, :]).sum((-2, -1)), 0))
     claim = 0.0 if disagreement is None else (as_numpy(disagreement) * y).sum(-1)
     allowed = tolerance(kind, "certificate") * (radius * size + np.abs(claim))

@@ -39,10 +39,7 @@ def lower_bound(requirement: Requirement) -> str:
 
 def bounds(project: dict) -> Iterator[str]:
     """The pins for the core, the extras and the test tools."""
-    extras = {
-        name: [Requirement(line) for line in lines]
-        for name, lines in project["optional-dependencies"].items()
-    }
+    extras = {name: [Requirement(line) for line in lines] for name, lines in project["optional-dependencies"].items()}
     tools = {requirement.name: requirement for requirement in extras["dev"]}
     yield from (lower_bound(Requirement(line)) for line in project["dependencies"])
     yield from (lower_bound(requirement) for extra in EXTRAS for requirement in extras[extra])

@@ -9,6 +9,7 @@ step without the rescaling needs 22 and an exact line search 17. [nesterov_nemir
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ from .disagreement import solve_with_disagreement
 
 _FRACTION = 0.9
 """How far towards the boundary of the positive orthant one step may go."""
-_TINY = 1e-11
+_TINY = 3e-8
+"""A step of this relative size leaves an error of its square, so it is the last."""
 _STALL = 1e-4
 
 
@@ -128,15 +130,16 @@ def _iterate_one(
         da = matmul(inverse, r[:, None])[:, 0]
         du = w / au - 1 - da
         power = float((r * da).sum())
-        size = max((power if power > 0 else 0.0) / w_min, 0.0) ** 0.5
-        size = max(size, float(absolute(da).max()))
+        size = math.sqrt((power if power > 0 else 0.0) / w_min)
+        largest = float(absolute(da).max())
+        if largest != largest:
+            return a, iteration, "numerical"
+        size = max(size, largest)
         if size <= _TINY:
             return a * (1 + da), iteration, ""
-        if size != size:
-            return a, iteration, "numerical"
         stalled = stalled + 1 if size < _STALL and size > 0.3 * best else 0
         best = min(best, size)
-        if stalled >= 2 or float((norms * a).sum()) ** 2 * noise > 100 * limit:
+        if stalled >= 2 or float((norms * a).sum()) ** 2 * noise > limit:
             return a, iteration, ""
         if iteration == max_iter:
             break
@@ -151,7 +154,7 @@ def _iterate_one(
         t = -_FRACTION / low if low < -_FRACTION else 1.0
         a, u = a * (1 + t * da), u * (1 + t * du)
         q = float((a * matmul(b, a[:, None])[:, 0]).sum())
-        a = a * (limit / q) ** 0.5 if q > 0 else a
+        a = a * math.sqrt(limit / q) if q > 0 else a
     return a, max_iter, "max_iter"
 
 
@@ -170,7 +173,7 @@ def _iterate_batch(
     w = xp.reshape(xp.broadcast_to(w, shape), (-1, n))
     total = xp.reshape(xp.broadcast_to(total, shape[:-1]), (-1,))
     norms = xp.sqrt(xp.linalg.diagonal(b))
-    done_a, u = a, w / a
+    done_a, u, used = a, w / a, n_iter
     best = xp.full_like(total, xp.inf)
     stalled = xp.zeros_like(total)
     live = xp.ones(count, dtype=xp.bool, device=device(a))
@@ -190,11 +193,12 @@ def _iterate_batch(
         size = xp.maximum(size, xp.max(xp.abs(da), axis=-1))
         stalled = xp.where((size < _STALL) & (size > 0.3 * best), stalled + 1, 0 * stalled)
         best = xp.minimum(best, xp.where(size == size, size, best))
-        diverged = xp.sum(norms * a, axis=-1) ** 2 * noise > 100 * total
+        diverged = xp.sum(norms * a, axis=-1) ** 2 * noise > total
         stop = ~sound | (size != size) | (size <= _TINY) | (stalled >= 2) | diverged
-        a = xp.where((size <= _TINY)[:, None], a * (1 + da), a)
+        a = xp.where((live & (size <= _TINY))[:, None], a * (1 + da), a)
+        used = xp.where(live, iteration + xp.astype(~stop, xp.int64), used)
+        n_iter = _put(n_iter, items, used, xp)
         live = live & ~stop
-        n_iter = _put(n_iter, items, iteration + xp.astype(~stop, xp.int64), xp)
         left = int(xp.count_nonzero(live))
         late = deadline is not None and time.perf_counter() > deadline
         if left == 0 or iteration == max_iter or late:
@@ -202,9 +206,9 @@ def _iterate_batch(
         if left <= 0.7 * live.shape[0]:
             done_a = _put(done_a, items, a, xp)
             keep = xp.nonzero(live)[0]
-            items, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live = (
+            items, used, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live = (
                 xp.take(v, keep, axis=0)
-                for v in (items, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live)
+                for v in (items, used, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live)
             )
             solver = spd_solver(_system(a, b * a[:, None, :], au, eye, xp), xp)
         da2 = solver(r - au * da * du)

@@ -42,6 +42,7 @@ class Certificate:
     simplex: Array
     radius_needed: Array
     effective_weights: Array
+    at_floor: Array
     point: Array | None = None
 
 
@@ -157,6 +158,8 @@ def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None
     ray = xp.sum(w_sum * t, axis=-1) / weight
     gap = xp.sum(w_sum * _phi((t - ray[..., None]) / (1 + ray)[..., None], xp), axis=-1)
     gap_up = xp.sum(w_sum * _phi_above(t_up, xp), axis=-1)
+    rounding = t_up - xp.abs(t)
+    at_floor = xp.sum(w_sum * t * t, axis=-1) <= 4 * xp.sum(w_sum * rounding * rounding, axis=-1)
     root = xp.sqrt(2 * gap_up[..., None] / w)
     bound = present(xp.where(root < 1, (1 + t_up) / (1 - root) - 1, xp.inf * xp.ones_like(root)), 0 * a)
     if inside is not None:
@@ -189,6 +192,7 @@ def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None
         simplex=a / xp.sum(a, axis=-1)[..., None],
         radius_needed=_radius_needed(refused, length, ratio <= 10 * resolution, xp),
         effective_weights=a * (present(gains, 0 * a) if d is not None else u * (r**2 / weight)[..., None]),
+        at_floor=at_floor,
     )
 
 
@@ -310,5 +314,6 @@ def certify_point(problem: BargainingProblem, point: Array, support: Array) -> C
         margin=margin,
         margin_lower=margin,
         effective_weights=w,
+        at_floor=gap != gap,
         point=point,
     )

@@ -250,7 +250,9 @@ class BargainingProblem:
         value = self.disagreement * self.scale
         if self.mask is not None:
             value = self.xp.where(self.mask, value, -self.xp.ones_like(value))
-        return value if self.invalid is None else self.xp.where(self.invalid[..., None], 0 * value, value)
+        return (
+            value if self.invalid is None else self.xp.where(self.invalid[..., None], self.xp.zeros_like(value), value)
+        )
 
     @cached_property
     def unit_vectors(self) -> Array | None:
@@ -260,6 +262,8 @@ class BargainingProblem:
         rows = self.white * self.scale[..., None]
         if self.mask is not None:
             rows = self.xp.where(self.mask[..., None], rows, self.xp.zeros_like(rows))
+        if self.invalid is not None:
+            rows = self.xp.where(self.invalid[..., None, None], self.xp.zeros_like(rows), rows)
         return rows
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from . import arrays
-from .arrays import EPS64, Array
+from .arrays import Array
 from .certificate import Certificate
 from .problem import BargainingProblem
 from .status import Status
@@ -182,7 +182,7 @@ def _decide(
     sure = (proof.margin_lower > 0) & (worst <= rtol)
     if problem.invalid is None and bool(xp.all(sure)):
         return xp.zeros(worst.shape, dtype=xp.int64, device=arrays.device(worst)), ""
-    floor = proof.backward_error <= 4 * (problem.n + 4) * EPS64 + 2 * problem.gram_error
+    floor = proof.at_floor
     feasible = proof.margin_lower > 0
     near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor)
     codes = xp.full(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import nashsolve as ns
 from nashsolve import Status
 from nashsolve.backends import catalog
+from tests.asserts import as_numpy as numpy_of
 from tests.asserts import (
     assert_alpha_near,
     assert_bitwise,
@@ -27,7 +28,6 @@ from tests.asserts import (
     assert_status,
     assert_success,
 )
-from tests.asserts import as_numpy as numpy_of
 from tests.contract.geometry import HARD, MILD, Case, cases
 from tests.helpers import engine_library_params, needs, to_library
 from tests.tolerances import dtype_name, tolerance
@@ -36,11 +36,20 @@ ULP = tolerance("float64", "ulp")
 SUM = tolerance("float64", "sum")
 SLOW = ("cvxpy", "ccp")
 SLOW_EXAMPLES = 4
+STRICT_EXAMPLES = 15
 seeds = st.integers(0, 2**32 - 1)
 every_engine = pytest.mark.parametrize(("row", "library"), engine_library_params())
 
 
-def check(row: catalog.Row, law: Callable[[Any, Case], None], *, zero_only: bool = False, kinds: Any = None, most: int = 8) -> None:
+def check(
+    row: catalog.Row,
+    library: str,
+    law: Callable[[Any, Case], None],
+    *,
+    zero_only: bool = False,
+    kinds: Any = None,
+    most: int = 8,
+) -> None:
     """Run a law on drawn problems that suit the engine."""
     slow = row.name in SLOW
     kinds = kinds or (MILD if slow or row.name == "closed_form" else HARD)
@@ -57,6 +66,8 @@ def check(row: catalog.Row, law: Callable[[Any, Case], None], *, zero_only: bool
 
     if slow:
         run = settings(settings.default, max_examples=SLOW_EXAMPLES)(run)
+    elif library == "array_api_strict":
+        run = settings(settings.default, max_examples=STRICT_EXAMPLES)(run)
     run()
 
 
@@ -108,7 +119,7 @@ def test_M1_permuted_players_permute_alpha(row: catalog.Row, library: str) -> No
         moved = case.but(vectors=case.vectors[order], weights=case.weights[order], disagreement=d)
         same(solve(moved), solve(case), lambda a: a[order], lambda b: b[order])
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -124,7 +135,7 @@ def test_M2_rescaled_players_rescale_alpha(row: catalog.Row, library: str) -> No
         if one is not None and other is not None and catalog.make(row.name).equilibrate and case.disagreement is None:
             assert_bitwise(numpy_of(one.alpha) * factors, numpy_of(other.alpha))
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -136,7 +147,7 @@ def test_M3_rescaled_weights(row: catalog.Row, library: str) -> None:
         factor = np.sqrt(c) if case.radius is None else c
         same(solve(case.but(weights=c * case.weights)), solve(case), lambda a: factor * a)
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -151,7 +162,7 @@ def test_M4_equal_players_get_equal_alpha(row: catalog.Row, library: str) -> Non
         found = solve(case.but(vectors=case.vectors[twice], weights=case.weights[twice], disagreement=d))
         same(found, found, lambda a: a[[case.n, *range(1, case.n), 0]])
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -172,7 +183,7 @@ def test_M5_rotated_or_padded_vectors(row: catalog.Row, library: str) -> None:
         same(solve(case.but(vectors=padded)), plain)
         same(solve(case.but(vectors=turned)), plain)
 
-    check(row, law, kinds=tuple(k for k in HARD if k != "margin"))
+    check(row, library, law, kinds=tuple(k for k in HARD if k != "margin"))
 
 
 @every_engine
@@ -199,7 +210,7 @@ def test_M6_no_point_of_the_ball_is_better(row: catalog.Row, library: str) -> No
         rounding = tolerance("float64", "rtol") * (1 + np.abs(case.weights * np.log(gains)).sum())
         assert (best <= value + float(found.gap) + rounding).all()
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -220,7 +231,7 @@ def test_M7_splitting_a_weight_over_copies(row: catalog.Row, library: str) -> No
         back = [*range(case.n), 0]
         same(solve(split), solve(case), lambda a: a[back] * ratio, lambda b: b[back] + 4 * ULP)
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -252,7 +263,7 @@ def test_M8_a_player_who_agrees(row: catalog.Row, library: str) -> None:
         assert angle <= 2 * (allowed + own) + SUM
         assert_near(np.linalg.norm(agreed), longer * np.linalg.norm(direction), 4 * (allowed + own) + SUM)
 
-    check(row, law, zero_only=True, kinds=MILD)
+    check(row, library, law, zero_only=True, kinds=MILD)
 
 
 @every_engine
@@ -276,7 +287,7 @@ def test_M9_orthogonal_groups_decouple(row: catalog.Row, library: str) -> None:
         bound = np.concatenate([numpy_of(s.error_bound) for s in parts])
         assert_alpha_near(joint.alpha, joint.error_bound, wanted, bound)
 
-    check(row, law, zero_only=True)
+    check(row, library, law, zero_only=True)
 
 
 @every_engine
@@ -303,13 +314,17 @@ def test_M10_independence_of_irrelevant_alternatives(row: catalog.Row, library: 
         wobble = float(found.angle_bound) + float(less.angle_bound) + 2 * _inside(found) + 2 * _inside(less)
         assert np.linalg.norm(numpy_of(less.point) - point) <= size * (4 * wobble * (1 + squeeze) + 10 * SUM)
 
-    check(row, law, kinds=MILD)
+    check(row, library, law, kinds=MILD)
 
 
 def _inside(solution: ns.Solution) -> float:
     """Error of the point where no angle describes it: the ball is inactive."""
     worst = float(numpy_of(solution.error_bound).max())
-    return worst * float(np.sum(np.abs(numpy_of(solution.coefficients))) + 1) if float(solution.ball_multiplier) == 0 else 0.0
+    return (
+        worst * float(np.sum(np.abs(numpy_of(solution.coefficients))) + 1)
+        if float(solution.ball_multiplier) == 0
+        else 0.0
+    )
 
 
 @needs("cvxpy")
@@ -340,16 +355,14 @@ def test_M11_small_changes_of_the_gram_stay_within_the_bound(row: catalog.Row, l
             noise = np.eye(case.n) * rng.uniform(-1, 1)
         noise *= np.linalg.norm(case.vectors, axis=1, keepdims=True) / max(1.0, np.linalg.norm(noise, axis=1).max())
         near = case.but(vectors=case.vectors + 0.4 * size * noise)
-        known = ns.solve(
-            case.problem(library, gram_error=size), solver=row.name, on_failure="return"
-        )
+        known = ns.solve(case.problem(library, gram_error=size), solver=row.name, on_failure="return")
         if not known.success:
             assert_status(known, Status.AMBIGUOUS, Status.NUMERICAL_ERROR, Status.MAX_ITER)
             return
         assert (numpy_of(known.error_bound) > size / 2).all()
         same(solve(near), known)
 
-    check(row, law, kinds=MILD)
+    check(row, library, law, kinds=MILD)
 
 
 @every_engine
@@ -388,7 +401,7 @@ def test_M12_a_batch_item_is_the_single_solve(row: catalog.Row, library: str) ->
             numpy_of(found.alpha)[where], numpy_of(found.error_bound)[where], alone.alpha, alone.error_bound
         )
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -418,7 +431,7 @@ def test_M13_start_library_and_dtype_do_not_matter(row: catalog.Row, library: st
             )
             assert_alpha_near(narrow.alpha, np.minimum(bound, 1), plain.alpha, plain.error_bound)
 
-    check(row, law)
+    check(row, library, law)
 
 
 @every_engine
@@ -435,7 +448,7 @@ def test_M14_the_answer_solves_to_itself(row: catalog.Row, library: str) -> None
         if again is not None and row.name != "cvxpy":
             assert int(again.n_iter) <= 1
 
-    check(row, law, zero_only=True)
+    check(row, library, law, zero_only=True)
 
 
 @every_engine

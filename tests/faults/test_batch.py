@@ -137,7 +137,7 @@ def test_few_hard_items_do_not_change_easy_ones(library: str) -> None:
     hard = np.stack([v @ v.T for v in (FEASIBLE["b1e8"](6, s) for s in range(3))])
     clean = ns.solve(to_library(library, easy))
     mixed = ns.solve(to_library(library, np.concatenate([easy, hard])))
-    assert_bitwise(mixed.alpha[:200], clean.alpha)
+    assert_bitwise(np.asarray(mixed.alpha)[:200], np.asarray(clean.alpha))
     assert_bitwise(np.asarray(mixed.n_iter)[:200], np.asarray(clean.n_iter))
     assert np.asarray(clean.n_iter).max() < np.asarray(mixed.n_iter)[200:].max() <= 15
 
@@ -193,5 +193,5 @@ def test_certificates_of_batch_items(solver: str) -> None:
     alone = ns.solve(OPPOSED, solver=solver, on_failure="return")
     assert_no_agreement_certificate(alone, OPPOSED)
     y = found.certificate[0]
-    assert (y >= 0).all() and y @ OPPOSED @ y <= alone.resolution if hasattr(alone, "resolution") else True
+    assert_bitwise(np.sign(y), np.sign(alone.certificate))
     assert_same_alpha(ns.solve(GRAM), ns.solve(grams[1]))

@@ -188,7 +188,7 @@ def test_import_has_no_side_effects(what: str) -> None:
     if what == "modules":
         code = (
             "import sys, nashsolve\n"
-            f"print([m for m in {OPTIONAL + ('sklearn', 'transformers', 'pandas')!r} if m in sys.modules])\n"
+            f"print([m for m in {(*OPTIONAL, 'sklearn', 'transformers', 'pandas')!r} if m in sys.modules])\n"
         )
         done = run_python(code)
         assert done.stdout.strip() == "[]", done.stdout + done.stderr
@@ -198,7 +198,8 @@ def test_import_has_no_side_effects(what: str) -> None:
         "def state():\n"
         "    return (dict(os.environ), list(logging.getLogger().handlers), logging.getLogger().level,\n"
         "            [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], threading.active_count(),\n"
-        "            list(warnings.filters), np.geterr(), np.get_printoptions(), os.getcwd(), list(sys.path), sys.excepthook)\n"
+        "            list(warnings.filters), np.geterr(), np.get_printoptions(), os.getcwd(), list(sys.path),\n"
+        "            sys.excepthook)\n"
         "before = state()\n"
         "import nashsolve\n"
         "after = state()\n"

@@ -15,8 +15,8 @@ from tests.asserts import (
     assert_message,
     assert_near,
     assert_no_agreement_certificate,
-    assert_same_kind,
     assert_same_alpha,
+    assert_same_kind,
     assert_solves,
     assert_status,
     assert_success,
@@ -131,7 +131,7 @@ def test_asymmetry_at_rounding_level(n: int) -> None:
 
 @pytest.mark.parametrize(
     "lowest",
-    [pytest.param(-1e-3, id="S06-small"), pytest.param(-0.5, id="S06-large"), pytest.param(-1e-10, id="S06-tiny")],
+    [pytest.param(-1e-3, id="S06-small"), pytest.param(-0.05, id="S06-large"), pytest.param(-1e-10, id="S06-tiny")],
 )
 def test_indefinite(lowest: float) -> None:
     turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
@@ -151,7 +151,7 @@ def test_indefinite(lowest: float) -> None:
 def test_negative_eigenvalue_within_noise(n: int) -> None:
     rows = np.abs(np.random.default_rng(1).standard_normal((n, 2)))
     gram = rows @ rows.T
-    values, basis = np.linalg.eigh(gram)
+    _, basis = np.linalg.eigh(gram)
     gram = gram - n * 2.0**-52 * np.outer(basis[:, 0], basis[:, 0])
     gram = (gram + gram.T) / 2
     assert np.linalg.eigvalsh(gram)[0] < 0
@@ -496,9 +496,7 @@ def test_vectors_of_extreme_size(size: float) -> None:
     mixed = one(vectors=VECTORS * np.array([[size], [1.0], [1 / size]]))
     assert_status(mixed, Status.SOLVED)
     rows = VECTORS * np.array([[size], [1.0], [1 / size]])
-    gram = ns.gram(rows[[0, 2]] * 1.0) if size > 1 else None
-    if gram is not None:
-        assert_message(_refused(rows), "range of float64")
+    assert_message(_refused(rows), "range of float64")
     exact = VECTORS @ VECTORS.T
     assert_near(ns.gram(VECTORS * 2.0**300) * 2.0**-600, exact, 2 * ULP, ULP)
 
@@ -647,13 +645,13 @@ def test_opposed_players(rows: list[list[float]]) -> None:
             ns.solve(problem)
 
 
-@pytest.mark.parametrize("power", [pytest.param(p, id=f"S32-1e-{p}") for p in (7, 8)])
+@pytest.mark.parametrize("power", [pytest.param(p, id=f"S32-2^-{p}") for p in (50, 51, 52)])
 def test_nearly_opposed_within_noise(power: int) -> None:
-    rho = -1 + 10.0 ** (-2 * power)
+    rho = -1 + 2.0**-power
     solution = one(gram=np.array([[1.0, rho], [rho, 1.0]]))
     assert_status(solution, Status.AMBIGUOUS)
     assert_near(solution.certificate, [0.5, 0.5], RTOL)
-    assert 0 <= float(solution.margin) < 1e-6
+    assert 0 <= float(solution.margin) <= 10 * float(solution.problem.noise) ** 0.5
     assert not solution.success
     with pytest.raises(ns.SolverFailed, match="AMBIGUOUS"):
         ns.solve(np.array([[1.0, rho], [rho, 1.0]]))
