@@ -37,7 +37,8 @@ def solve(
     Parameters
     ----------
     problem : BargainingProblem, or a Gram matrix (..., n, n)
-    solver : name from the catalog, "auto", or an object that follows the Solver protocol
+    solver : name from the catalog, "auto", or an object that follows the Solver protocol. "auto" picks the closed
+        form for a Gram of one or two players and Newton's method otherwise; `solution.solver` says which.
     start : (..., n) positive, or a Solution, optional
         Warm start for alpha; one that is merely bad (not positive or not finite) is ignored, a wrong shape raises.
     on_failure : "raise", "return" or "face"
@@ -117,7 +118,9 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
     _check_options(options)
     if solver != "auto":
         return catalog.make(solver, **options), solver
-    return catalog.make("newton", **options), "newton"
+    formula = problem.vectors is None and problem.n in (1, 2) and not options and problem.mask is None
+    picked = "closed_form" if formula and problem.disagreement is None else "newton"
+    return catalog.make(picked, **options), picked
 
 
 def _check_options(options: dict[str, Any]) -> None:

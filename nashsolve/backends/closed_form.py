@@ -50,6 +50,7 @@ class ClosedForm:
                 opposed = ~(gain > 0) | ~(1 + rho > 0) | ~(t > 0) | (norm[..., 0] * norm[..., 1] == 0)
                 alpha = xp.stack([t * second, second], axis=-1) / norm
                 block = xp.stack([norm[..., 1], norm[..., 0]], axis=-1)
+                block = xp.where(xp.max(block, axis=-1)[..., None] > 0, block, xp.ones_like(block))
                 alpha = xp.where(opposed[..., None], block, alpha)
             elif problem.n:
                 dead = xp.any(norm == 0, axis=-1)[..., None]

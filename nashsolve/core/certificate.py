@@ -91,13 +91,13 @@ def _products(problem: BargainingProblem, a: Array) -> tuple[Array, Array, Array
     if problem.white is None:
         u = arrays.matvec(problem.gram, a, xp)
         q = xp.sum(a * u, axis=-1)
-        norms = _norms(problem)
+        norms = problem.norms
         error = (n + 3) * _UNIT * arrays.matvec(xp.abs(problem.gram), xp.abs(a), xp)
         error = error + problem.gram_error * norms * xp.sum(xp.abs(a) * norms, axis=-1)[..., None]
         wrong = xp.sum(xp.abs(a) * error, axis=-1) / q
         return u, xp.sqrt(xp.where(q > 0, q, xp.zeros_like(q))), error, wrong
     rows, p = problem.white, problem.white.shape[-1]
-    norms = _norms(problem)
+    norms = problem.norms
     u, q = xp.zeros_like(a), xp.zeros_like(a[..., 0] if n else xp.sum(a, axis=-1))
     for begin in range(0, p, _COLUMNS):
         part = rows[..., begin : min(begin + _COLUMNS, p)]
@@ -121,11 +121,6 @@ def _combine(rows: Array, a: Array, n: int, xp: Any) -> Array:
     return total
 
 
-def _norms(problem: BargainingProblem) -> Array:
-    """Lengths of the players' vectors."""
-    return problem.xp.sqrt(problem.xp.linalg.diagonal(problem.unit_gram)) / problem.scale
-
-
 def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None) -> Certificate:
     """`verify` without reading its arguments: what solve() runs on every raw answer."""
     xp, mask = problem.xp, problem.mask
@@ -139,7 +134,7 @@ def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None
     if problem.invalid is not None:
         a = xp.where(problem.invalid[..., None], xp.full_like(a, xp.nan), a)
     d = problem.disagreement
-    norms = _norms(problem)
+    norms = problem.norms
     u, length, error_u, wobble = _products(problem, a)
     multiplier = length / r
     c = a / multiplier[..., None]
@@ -297,7 +292,7 @@ def certify_point(problem: BargainingProblem, point: Array, support: Array) -> C
     root = xp.sqrt(2 * gap[..., None] / w)
     alpha = w / gains
     base = certify(problem, xp.where(gains > 0, alpha, xp.zeros_like(alpha)), None)
-    size = _norms(problem) * r[..., None] + xp.abs(d)
+    size = problem.norms * r[..., None] + xp.abs(d)
     margin = _smallest(gains / size, xp)
     coefficients = arrays.matvec(xp.linalg.pinv(problem.unit_gram), u * problem.scale, xp) * problem.scale
     return replace(

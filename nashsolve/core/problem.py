@@ -219,7 +219,7 @@ class BargainingProblem:
             given = ", ".join(str(tuple(s)) for s in shapes)
             raise InvalidProblem(f"the batch axes {given} of the arguments do not broadcast together") from None
 
-    @property
+    @cached_property
     def power(self) -> Array:
         """Weights (..., n) in float64, ones where none were given; harmless ones for invalid items."""
         xp = self.xp
@@ -229,12 +229,17 @@ class BargainingProblem:
             return self.weights
         return xp.where(self.invalid[..., None], xp.ones_like(self.weights), self.weights)
 
-    @property
+    @cached_property
+    def norms(self) -> Array:
+        """Lengths of the players' vectors (..., n), in the metric."""
+        return self.xp.sqrt(self.xp.linalg.diagonal(self.unit_gram)) / self.scale
+
+    @cached_property
     def present(self) -> Array:
         """Weights with zero for absent players: what sums over players must use."""
         return self.power if self.mask is None else self.xp.where(self.mask, self.power, 0 * self.power)
 
-    @property
+    @cached_property
     def ball_radius(self) -> Array:
         """The radius (...), natural where none was given."""
         xp = self.xp
@@ -242,7 +247,7 @@ class BargainingProblem:
             return xp.sqrt(xp.sum(self.present, axis=-1))
         return self.radius if self.invalid is None else xp.where(self.invalid, xp.ones_like(self.radius), self.radius)
 
-    @property
+    @cached_property
     def unit_disagreement(self) -> Array | None:
         """Disagreement of the equilibrated players, None for zero."""
         if self.disagreement is None:
