@@ -241,7 +241,9 @@ def test_ccp_stops_at_a_point_that_is_not_nash_and_says_so(case: dict) -> None:
     found = ns.solve(
         gram, solver="ccp", max_iter=200, stop_residual=0.0, start=array(expected["nash_alpha"]), on_failure="return"
     )
-    assert_status(found, Status.NUMERICAL_ERROR)
+    # older conic solvers never meet the published test on the step, and end at the limit instead
+    assert_status(found, Status.NUMERICAL_ERROR, Status.MAX_ITER)
+    assert not found.success
     fixed = array(expected["ccp_fixed_point"])
     assert_near(found.alpha, fixed, rtol)
     assert_near(found.details["effective_weights"], fixed * (gram @ fixed), rtol)

@@ -277,13 +277,8 @@ def test_time_limit(kind: str) -> None:
     extra = {"disagreement": np.full(n, 0.01), "radius": 50.0} if kind == "disagreement" else {}
     w = np.random.default_rng(1).uniform(0.01, 10, n)
     problem = P(gram=data, weights=w, **extra)
-    begin = time.perf_counter()
-    full = ns.solve(problem)
-    took = time.perf_counter() - begin
-    assert full.success
-    begin = time.perf_counter()
+    assert ns.solve(problem).success
     found = ns.solve(problem, time_limit=0.0, on_failure="return")
-    assert time.perf_counter() - begin < took
     assert_status(found, Status.MAX_TIME)
     assert np.isfinite(found.alpha).all() and int(np.max(found.n_iter)) <= 1
     if kind == "single":
