@@ -3,8 +3,9 @@ r"""Primal-dual Newton with corrector and radial rescaling: the default engine, 
 Solves :math:`a \circ (Ba) = w` for the equilibrated Gram B. Each iteration factors
 :math:`\mathrm{diag}(a) B \mathrm{diag}(a) + \mathrm{diag}(a u)` once, takes a Newton step and one second-order
 correction in a and u = w / a, then puts a back on the optimum of its ray, where ``a' B a = sum w``.
-Measured over the instance families of benchmarks/families.py, this needs at most 13 iterations where the same
-step without the rescaling needs 22 and an exact line search 17. [nesterov_nemirovskii1994]_, [spinu2013]_
+Over the feasible instance families, `python -m benchmarks.newton_variants` counts a median of 4 and at most 12
+iterations, against 22 for the same step without the rescaling and 17 for primal steps with an exact line search.
+[nesterov_nemirovskii1994]_, [spinu2013]_
 """
 
 from __future__ import annotations
