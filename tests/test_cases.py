@@ -142,6 +142,18 @@ def test_ball_and_gram(case: dict, name: str) -> None:
         assert_near(solution.certificate, wanted, atol, atol)
 
 
+@needs("cvxpy")
+@pytest.mark.parametrize("case", of_kind("ball", "gram", "risk_budget"), ids=lambda c: c["name"])
+def test_crosscheck_agrees_within_the_stated_bounds(case: dict) -> None:
+    """Whatever is certified agrees with everything else certified; only ccp may end without a certified answer."""
+    table = ns.crosscheck(problem_of(case))
+    assert table.best is not None
+    for row in table.rows:
+        if row.solution is not None and row.solver != "ccp":
+            assert row.verdict == "agrees", f"{row.solver}: {row.verdict}\n{table}"
+        assert not row.verdict.startswith("DIFFERS"), str(table)
+
+
 @pytest.mark.parametrize("name", ["newton", "closed_form"])
 def test_face_of_the_blocked_case(name: str) -> None:
     case = next(c for c in CASES if c["name"] == "infeasible_face_third_player_can_gain")
