@@ -41,6 +41,7 @@ def solve(
         form for a Gram of one or two players and Newton's method otherwise; `solution.solver` says which.
     start : (..., n) positive, or a Solution, optional
         Warm start for alpha; one that is merely bad (not positive or not finite) is ignored, a wrong shape raises.
+        Used by newton at zero disagreement and by ccp; the other engines need no start.
     on_failure : "raise", "return" or "face"
         Default "raise" for one problem and "return" for a batch. "face" returns, where no agreement exists, the
         partial agreement that holds the blocked players at disagreement (one problem).

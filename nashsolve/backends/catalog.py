@@ -103,7 +103,7 @@ def make(name: str, **options: Any) -> Any:
         raise MissingExtra(str(found.requires), found.extra, f"solver={name!r}")
     module, _, attribute = found.target.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
-    allowed = tuple(f.name for f in fields(factory) if f.name not in ("name", "equilibrate"))
+    allowed = tuple(f.name for f in fields(factory) if f.name != "name")
     for option in options:
         if option not in allowed:
             raise InvalidProblem(_unknown(f"option of solver {name!r}", option, allowed))

@@ -37,7 +37,6 @@ class SequentialCCP:
     stop_step: float = 1e-6
     rtol: float | None = 1e-4
     name: str = "ccp"
-    equilibrate: bool = False
 
     def why_not(self, problem: BargainingProblem) -> str | None:
         import numpy as np

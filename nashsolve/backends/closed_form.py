@@ -20,7 +20,6 @@ class ClosedForm:
 
     rtol: float | None = None
     name: str = "closed_form"
-    equilibrate: bool = True
 
     def why_not(self, problem: BargainingProblem) -> str | None:
         if problem.disagreement is not None:

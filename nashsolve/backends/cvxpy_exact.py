@@ -10,7 +10,7 @@ optimal_inaccurate and user_limit end as the core's own certificate says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nashsolve.core.arrays import Array, to_numpy
@@ -28,15 +28,15 @@ class CvxpyExact:
     constraints : function of the CVXPY variable x (p,) in the coordinates of `vectors`, returning a list of convex
         constraints; then `alpha` are still `w / gains`, and the gap is measured against the constrained set
     conic_solver : name of a CVXPY solver that handles exponential cones
+    settings : what CVXPY hands to that solver; None is tolerances of 1e-12 for Clarabel, else its own defaults
     rtol : relative accuracy of alpha that counts as SOLVED, 1e-4 by default: interior points stop early
     """
 
     constraints: Callable[[Any], list[Any]] | None = None
     conic_solver: str = "CLARABEL"
-    settings: dict[str, Any] = field(default_factory=lambda: dict(TIGHT))
+    settings: dict[str, Any] | None = None
     rtol: float | None = 1e-4
     name: str = "cvxpy"
-    equilibrate: bool = True
 
     def why_not(self, problem: BargainingProblem) -> str | None:
         if problem.batch_shape:
@@ -86,8 +86,8 @@ class CvxpyExact:
         return RawAnswer(alpha, self._iterations(model), details=details)
 
     def _run(self, model: Any) -> None:
-        settings = self.settings if self.conic_solver == "CLARABEL" else {}
-        run(model, self.conic_solver, **settings)
+        own = TIGHT if self.conic_solver == "CLARABEL" else {}
+        run(model, self.conic_solver, **(own if self.settings is None else self.settings))
 
     @staticmethod
     def _iterations(model: Any) -> int:

@@ -43,7 +43,6 @@ class Newton:
     time_limit: float | None = None
     rtol: float | None = None
     name: str = "newton"
-    equilibrate: bool = True
 
     def why_not(self, problem: BargainingProblem) -> str | None:
         return None

@@ -306,7 +306,7 @@ def certify_point(problem: BargainingProblem, point: Array, support: Array) -> C
         backward_error=gap / total,
         error_bound=xp.where(root < 1, 1 / (1 - xp.where(root < 1, root, 0 * root)) - 1, xp.full_like(root, xp.inf)),
         angle_bound=xp.full_like(gap, xp.nan),
-        margin=margin,
+        margin=xp.where(margin > 0, margin, xp.nan * margin),  # a bad point proves nothing about agreement
         margin_lower=margin,
         effective_weights=w,
         at_floor=gap != gap,

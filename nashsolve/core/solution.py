@@ -190,11 +190,6 @@ def _decide(
         int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)),
         dtype=xp.int64,
     )
-    codes = xp.where(
-        xp.isfinite(proof.gap) | (codes != int(Status.NUMERICAL_ERROR)),
-        codes,
-        int(Status.NUMERICAL_ERROR) + 0 * codes,
-    )
     codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
     codes = xp.where(floor & feasible & ~near, 0 * codes + int(Status.AMBIGUOUS), codes)
     vague = (proof.margin <= 10 * proof.resolution) & ~sure

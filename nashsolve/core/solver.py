@@ -41,11 +41,6 @@ class Solver(Protocol):
         """Relative accuracy of alpha that the engine aims at; None for the default of the dtype."""
         ...
 
-    @property
-    def equilibrate(self) -> bool:
-        """Whether it wants the problem with players rescaled by powers of two."""
-        ...
-
     def why_not(self, problem: BargainingProblem) -> str | None:
         """None when it can take the problem, else the reason."""
         ...

@@ -39,7 +39,6 @@ class Faulty:
     damage: Any
     rtol: float | None = None
     name: str = "faulty"
-    equilibrate: bool = True
 
     def why_not(self, problem: P) -> str | None:
         return None
