@@ -1,5 +1,10 @@
 """Nash bargaining: a certified solver, and the tool that merges experts with it."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .core.certificate import Certificate, verify
 from .core.errors import (
     InvalidProblem,
@@ -14,7 +19,21 @@ from .core.status import Status
 from .crosscheck import crosscheck
 from .solve import explain, nash_weights, solve
 
+if TYPE_CHECKING:
+    from .tall import Combined as Combined
+    from .tall import DifferenceGram as DifferenceGram
+    from .tall import combine as combine
+    from .tall import gram_of_differences as gram_of_differences
+
 __version__ = "0.1.0"
+
+# Names whose rooms need a heavy package (torch): loaded at first use, and no part of `import *`, which would load it.
+_LAZY = {
+    "Combined": "tall",
+    "DifferenceGram": "tall",
+    "combine": "tall",
+    "gram_of_differences": "tall",
+}
 
 __all__ = [
     "BargainingProblem",
@@ -33,3 +52,15 @@ __all__ = [
     "solve",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,6 @@
+"""Few vectors of very many parameters: their Gram matrix and their combination, in one pass over the data each."""
+
+from .combine import Combined, combine
+from .gram import DifferenceGram, gram_of_differences
+
+__all__ = ["Combined", "DifferenceGram", "combine", "gram_of_differences"]
