@@ -67,6 +67,10 @@ def solve(
         raise InvalidProblem(f"solver {engine.name!r} cannot take this problem: {reason}")
     raw = engine.solve(problem, _read_start(problem, start))
     solution = judge(problem, raw, engine.rtol, solver=picked, begin=begin)
+    if problem.sources:
+        from .autograd import attach
+
+        solution = attach(solution)
     policy = on_failure or ("return" if problem.batch_shape else "raise")
     if policy == "face" and problem.batch_shape:
         raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")

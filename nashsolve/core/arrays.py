@@ -69,6 +69,11 @@ def as_float64(value: Any, name: str, xp: Any, like: Array | None = None) -> tup
     return value, kind if kind in _ROUNDOFF else "float64"
 
 
+def requiring_grad(named: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that take part in automatic differentiation."""
+    return {name: value for name, value in named.items() if getattr(value, "requires_grad", False)}
+
+
 def roundoff(kind: str) -> float:
     """Unit in the last place of one, for the dtype named `kind`."""
     return _ROUNDOFF[kind]

@@ -75,6 +75,7 @@ class BargainingProblem:
     gram_error: float = 0.0
     mask: Array | None = None
     symmetrize: bool = False
+    sources: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
     xp: Any = field(init=False, repr=False)
     kind: str = field(init=False, repr=False)
     invalid: Array | None = field(init=False, repr=False, default=None)
@@ -87,7 +88,8 @@ class BargainingProblem:
         if (self.vectors is None) == (self.gram is None):
             raise InvalidProblem("give exactly one of vectors (rows are players) and gram")
         xp = arrays.namespace_of(self.vectors, self.gram, self.weights, self.disagreement)
-        self._set(xp=xp)
+        named = {name: getattr(self, name) for name in ("vectors", "gram", "weights", "disagreement", "radius")}
+        self._set(xp=xp, sources=arrays.requiring_grad(named))
         with arrays.quiet(xp):
             self._read(xp)
 
@@ -283,12 +285,12 @@ class BargainingProblem:
         return self.names[i] if self.names is not None else f"player {i}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the module, which pickle cannot hold."""
-        return {name: value for name, value in self.__dict__.items() if name != "xp"}
+        """Everything but the module and the autograd graph, which pickle cannot hold."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("xp", "sources")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._set(xp=arrays.namespace_of(self._data))
+        self._set(xp=arrays.namespace_of(self._data), sources={})
 
     def __repr__(self) -> str:
         return describe(self)
