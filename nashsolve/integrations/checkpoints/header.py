@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = sorted(key for key, _ in pairs)
-        twice = next(one for one, other in zip(keys, keys[1:], strict=False) if one == other)
+        twice = next(one for one, other in itertools.pairwise(keys) if one == other)
         raise ValueError(f"the key {show(twice)} appears twice")
     return found
 
