@@ -109,6 +109,11 @@ def nash_weights(gram: Array, weights: Any = None, **options: Any) -> Array:
     ------
     InvalidProblem, NoAgreement, SolverFailed
     """
+    if not options and type(gram).__module__.startswith("torch"):
+        from . import autograd
+
+        if autograd.takes_over(gram, weights):
+            return autograd.nash_weights(gram, weights)
     return solve(BargainingProblem(gram=gram, weights=weights), on_failure="raise", **options).alpha
 
 

@@ -10,7 +10,7 @@ For a cotangent :math:`\bar c`, with :math:`H = A + \mathrm{diag}(w / (\lambda c
 
 gives :math:`\bar w = v / (\lambda c)`, :math:`\bar d = v`, :math:`\bar r = 2 r \nu` and the symmetric part of
 :math:`\bar A = -v c^\top - \nu c c^\top`. Everything is a function of (A, w, d, r, c), so derivatives of it are right
-as well once c is known to be one of the others [navon2022]_, [krantz_parks2013]_.
+as well once c is known to be one of the others.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def gram_of_differences(
     Notes
     -----
     Sums of float32 products are cut into short runs, so that neither the rounding of a long sum nor the truncation of
-    a tensor core can build up [fasi_higham2021]_. NaN and infinite parameters end in a Gram of NaN, and the problem's
+    a tensor core can build up. NaN and infinite parameters end in a Gram of NaN, and the problem's
     status. Two calls with the same data give the same bits.
     """
     for name, value, known in (("products", products, PRODUCTS), ("method", method, METHODS)):
