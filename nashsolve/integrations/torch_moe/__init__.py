@@ -1,0 +1,42 @@
+"""Mixture-of-experts layers that merge by bargaining: experts, routers, merge rules, the base-expert chain.
+
+Names load at first use, with PyTorch and pydantic (``pip install 'nashsolve[moe]'``).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_LAZY = {
+    "BargainConfig": "config",
+    "BaseConfig": "config",
+    "BaseExpertChain": "chain",
+    "ChainConfig": "config",
+    "CurvatureConfig": "config",
+    "ExpertView": "experts",
+    "FusedExperts": "feed_forward",
+    "MergeConfig": "config",
+    "MoE": "layer",
+    "MoEConfig": "config",
+    "MomentumConfig": "config",
+    "PlainMember": "chain",
+    "RouterConfig": "config",
+    "SYSTEMS": "presets",
+    "bargain": "bargain",
+    "domain_gram": "domain",
+    "link": "linking",
+    "shared_slices": "base",
+}
+
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

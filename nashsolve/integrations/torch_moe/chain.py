@@ -1,0 +1,273 @@
+"""The base-expert chain of a stack of layers: computed once for each state of the parameters, cached, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nashsolve.core.errors import InvalidProblem
+
+from .bargain import Agreement, bargain, check_finite, uniform
+from .chain_config import BargainConfig, ChainConfig
+from .chain_function import run_chain
+from .chain_plan import Link, Plan
+from .curvature import KroneckerCurvature
+from .domain import cosines, domain_gram
+from .experts import Expert, ExpertView
+from .implicit import pull_back
+from .momentum import Momentum
+
+
+class Member(Protocol):
+    """A layer as the chain sees it."""
+
+    def expert_view(self) -> ExpertView:
+        """The layer's experts as they are now."""
+        ...
+
+    def own_base(self) -> Mapping[str, Tensor]:
+        """The layer's own base expert; asked of the first member only."""
+        ...
+
+    def chain_curvature(self) -> KroneckerCurvature | None:
+        """Curvature that acts in the propagation."""
+        ...
+
+
+@dataclass
+class PlainMember:
+    """Experts that are not in a `MoE` layer, as a member of a chain.
+
+    experts : whatever `ExpertView.of` reads
+    base : base expert of a first member, name -> tensor
+    """
+
+    experts: Any
+    base: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def expert_view(self) -> ExpertView:
+        return ExpertView.of(self.experts)
+
+    def own_base(self) -> Mapping[str, Tensor]:
+        return self.base
+
+    def chain_curvature(self) -> KroneckerCurvature | None:
+        return None
+
+
+@dataclass
+class _Run:
+    """Agreements of one state of the parameters: found once, whatever the grad mode."""
+
+    versions: tuple[Any, ...] = ()
+    agreed: dict[str, list[tuple[Agreement, int]]] = field(default_factory=dict)
+    grams: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    norms: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    bases: dict[Any, list[Expert]] = field(default_factory=dict)
+
+
+class BaseExpertChain(nn.Module):
+    r"""Base experts of all layers of a stack from that of the first, :math:`E_m^{l+1} = E_m^l + \gamma\,\mathrm{Re}\,
+    \mu^{l+1}`, a function of parameters only.
+
+    Call `bases` as often as you like: the chain is computed when a parameter has changed since, and cached otherwise
+    (generation, gradient accumulation, activation checkpointing). A change is seen by PyTorch's version counters,
+    which edits through ``parameter.data`` bypass: call `invalidate` after those.
+
+    Parameters
+    ----------
+    members : layers in order, all with the same number and shapes of experts
+    config : of the propagation
+    name : for messages and reports
+
+    Raises
+    ------
+    InvalidProblem
+    """
+
+    alpha_start: Tensor
+
+    def __init__(self, members: Sequence[Member], config: ChainConfig, name: str = "chain") -> None:
+        super().__init__()
+        if not members:
+            raise InvalidProblem("a chain needs at least one layer")
+        self.config, self.name = config, name
+        self._members = list(members)
+        self.momentum = Momentum.of(config.momentum)
+        self._run = _Run()
+        self._warned = False
+        views = [member.expert_view() for member in members]
+        for layer, view in enumerate(views):
+            if view.shapes != views[0].shapes or view.n != views[0].n:
+                raise InvalidProblem(
+                    f"layer {layer} of {name} has {view.n} experts of {view.shapes}, layer 0 has {views[0].n} of "
+                    f"{views[0].shapes}: start another chain where shapes change"
+                )
+        views[0].check_base(members[0].own_base())
+        self.groups = views[0].groups(config.granularity)
+        self.warm = isinstance(config.bargain, BargainConfig) and config.bargain.warm_start
+        if self.warm:
+            start = torch.zeros(len(self.groups), len(views) - 1, views[0].n, dtype=torch.float64)
+            self.register_buffer("alpha_start", start)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @torch.compiler.disable
+    def bases(self) -> list[Expert]:
+        """Base expert of every layer, name -> tensor: float32 (float64 for float64 experts), with gradient unless
+        detached or under no_grad."""
+        views = [member.expert_view() for member in self._members]
+        base = dict(self._members[0].own_base())
+        links = self._links(views)
+        tensors = [*base.values(), *(tensor for link in links for tensor in link.tensors)]
+        versions = tuple((t.data_ptr(), t.device, t._version) for t in tensors)
+        if versions != self._run.versions:
+            self._run = _Run(versions)
+        with_gradient = torch.is_grad_enabled() and not self.config.detach_chain
+        # Slices of a shared expert are new tensors in each pass; only the run, not their graph, may be kept.
+        key = (with_gradient, torch.is_inference_mode_enabled(), tuple(id(t) for t in base.values()))
+        if key not in self._run.bases:
+            self._run.bases = {key: self._compute(links, base, with_gradient)}
+        return [base, *self._run.bases[key]]
+
+    forward = bases
+
+    def invalidate(self) -> None:
+        """Forget everything: the next call of `bases` computes the chain anew."""
+        self._run = _Run()
+
+    def _links(self, views: Sequence[ExpertView]) -> list[Link]:
+        links = []
+        for member, view in zip(self._members[:-1], views[:-1], strict=True):
+            curvature = member.chain_curvature()
+            slots = {} if curvature is None else {slot.name: curvature.slot(slot.name) for slot in view.slots}
+            links.append(Link(view, {name: found for name, found in slots.items() if found is not None}))
+        return links
+
+    def _compute(self, links: Sequence[Link], base: Expert, with_gradient: bool) -> list[Expert]:
+        later: list[Expert] = [{} for _ in links]
+        if not links:
+            return later
+        with torch.set_grad_enabled(with_gradient):
+            for group, names in self.groups.items():
+                parts = [
+                    Link(link.view.only(names), {k: c for k, c in link.curvature.items() if k in names})
+                    for link in links
+                ]
+                plan = self._plan(group, parts)
+                for found, part in zip(later, run_chain(plan, {name: base[name] for name in names}), strict=True):
+                    found.update(part)
+                self._run.agreed[group], self._run.norms[group] = plan.agreed, plan.norms
+        self._judge_stability()
+        return [{name: found[name] for name in base} for found in later]
+
+    def _plan(self, group: str, links: Sequence[Link]) -> Plan:
+        config = self.config
+
+        def agree(layer: int, view: ExpertView, now: Expert) -> tuple[Agreement, int]:
+            every = len(links) if config.interval == "once" else config.interval
+            solved = layer - layer % every
+            if solved != layer:
+                return self._run.agreed[group][solved][0], solved
+            return self._solve(group, layer, view, now), layer
+
+        known = self._run.agreed.setdefault(group, [])
+        plan = Plan(links, self.momentum, config.gamma, agree, agreed=known)
+        if not config.detach_alpha and isinstance(config.bargain, BargainConfig):
+            settings = config.bargain
+            grams = self._run.grams
+
+            def pull(agreement: Agreement, upstream: Tensor) -> Tensor:
+                layer = next(k for k, (found, _) in enumerate(plan.agreed) if found is agreement)
+                return pull_back(grams[group, layer], agreement, upstream, settings)
+
+            plan.pull = pull
+        return plan
+
+    def _solve(self, group: str, layer: int, view: ExpertView, now: Expert) -> Agreement:
+        if self.config.bargain == "uniform":
+            return uniform(view.n)
+        domain = domain_gram(view, now, self.config.bargain.products)
+        check_finite(domain.gram, f"layer {layer} of {self.name}")
+        self._run.grams[group, layer] = domain.gram
+        if not self.warm:
+            return bargain(domain, self.config.bargain)
+        row = self.alpha_start[list(self.groups).index(group), layer]
+        start = row.cpu().numpy().copy() if bool((row > 0).all()) else None
+        found = bargain(domain, self.config.bargain, start)
+        if found.alpha is not None and found.policy == "":
+            row.copy_(torch.from_numpy(found.alpha))
+        return found
+
+    def _judge_stability(self) -> None:
+        from .stability import explain_stability, warn_if_unstable
+
+        steps = [
+            max(self.config.gamma * float(agreement.coefficients.sum()), 0.0)
+            for agreed in self._run.agreed.values()
+            for agreement, _ in agreed
+        ]
+        multiplier = self.momentum.multiplier
+        if explain_stability(multiplier, steps, self.name) and not self._warned:
+            self._warned = True
+            warn_if_unstable(multiplier, steps, self.name)
+
+    def report(self) -> list[dict[str, Any]]:
+        """One plain record for every step of the chain as last computed, ready for JSON.
+
+        Returns
+        -------
+        list of dicts with layer, group, players, status, solver, message, resolved (False: held from an earlier layer),
+        policy, alpha, coefficients, sum, entropy, gains, utilities, margin, gap, certificate, norms, cosines,
+        step_norm, base_move, gamma, h, seconds; None where a number does not exist. Empty before the first pass.
+        """
+        return [
+            self._record(group, layer, agreement, solved)
+            for group, agreed in self._run.agreed.items()
+            for layer, (agreement, solved) in enumerate(agreed)
+        ]
+
+    def _record(self, group: str, layer: int, agreement: Agreement, solved: int) -> dict[str, Any]:
+        c = agreement.coefficients
+        gram = self._run.grams.get((group, layer))
+        step, move = self._run.norms[group][layer]
+        share = np.abs(c) / max(np.abs(c).sum(), 1e-300)
+        total = float(c.sum())
+        empty = dict.fromkeys(("gains", "margin", "gap", "certificate"))
+        return {
+            "layer": layer,
+            "group": group,
+            "players": len(c),
+            "resolved": solved == layer and self.config.bargain != "uniform",
+            **empty,
+            **agreement.record,
+            "policy": agreement.policy,
+            "alpha": None if agreement.alpha is None else [_finite(a) for a in agreement.alpha],
+            "coefficients": c.tolist(),
+            "sum": total,
+            "entropy": float(-(share * np.log(np.maximum(share, 1e-300))).sum()),
+            "utilities": None if gram is None else (gram @ c).tolist(),
+            "norms": None if gram is None else np.sqrt(np.maximum(np.diagonal(gram), 0)).tolist(),
+            "cosines": None if gram is None else cosines(gram).tolist(),
+            "step_norm": float(step),
+            "base_move": float(move),
+            "gamma": self.config.gamma,
+            "h": self.config.gamma * total,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the cache, whose tensors belong to a graph and cannot be copied."""
+        return self.__dict__ | {"_run": _Run()}
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, layers={len(self._members)}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,128 @@
+"""The adjoint of the base-expert chain: gradients of base, experts and curvature, from the last layer to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .bargain import Agreement
+from .chain_plan import Plan, propagate
+from .curvature import SlotCurvature
+from .experts import Expert, Slot
+
+
+class Adjoint:
+    """The recurrence run backwards: adjoints of the base expert and of the two momentum buffers."""
+
+    def __init__(self, plan: Plan, names: list[str], tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+        self.plan, self.names, self.tensors, self.wanted = plan, names, tensors, wanted
+        self.dtype = plan.links[0].view.dtype
+        base = dict(zip(names, tensors, strict=False))
+        curved = any(link.curvature for link in plan.links)
+        # Base experts are needed again only where a gradient depends on their values.
+        again = curved or plan.pull is not None
+        self.bases = propagate(plan, base, lambda layer, view, now: plan.agreed[layer]) if again else []
+        self.of_coefficients: dict[int, Tensor] = {}
+
+    def run(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        size = len(self.names)
+        found: list[list[Tensor | None]] = []
+        lam = {name: torch.zeros_like(t, dtype=self.dtype) for name, t in zip(self.names, self.tensors, strict=False)}
+        p = {name: torch.zeros_like(t) for name, t in lam.items()}
+        q = {name: torch.zeros_like(t) for name, t in lam.items()} if self.plan.momentum.u else None
+        start = len(self.tensors)
+        for layer in reversed(range(len(self.plan.links))):
+            for name, gradient in zip(self.names, gradients[layer * size : (layer + 1) * size], strict=True):
+                if gradient is not None:
+                    lam[name] = lam[name] + gradient
+            upstream = {name: t.add(lam[name], alpha=self.plan.gamma) for name, t in p.items()}
+            start -= len(self.plan.links[layer].tensors)
+            found.append(self._link(layer, start, upstream, lam))
+            p, q = self._buffers(upstream, q)
+        ends = [
+            lam[name].to(t.dtype) if wanted else None
+            for name, t, wanted in zip(self.names, self.tensors, self.wanted, strict=False)
+        ]
+        return [*ends, *(t for part in reversed(found) for t in part)]
+
+    def _buffers(self, upstream: Expert, q: Expert | None) -> tuple[Expert, Expert | None]:
+        r, u = self.plan.momentum.r, self.plan.momentum.u
+        if q is None:
+            return {name: r * t for name, t in upstream.items()}, None
+        return (
+            {name: (r * t).add_(q[name], alpha=u) for name, t in upstream.items()},
+            {name: (r * q[name]).sub_(t, alpha=u) for name, t in upstream.items()},
+        )
+
+    def _link(self, layer: int, start: int, upstream: Expert, lam: Expert) -> list[Tensor | None]:
+        """Gradients of one layer's tensors; takes what flows on to the base expert before it into `lam`."""
+        link = self.plan.links[layer]
+        agreement, solved = self.plan.agreed[layer]
+        wanted = self.wanted[start : start + len(link.tensors)]
+        weights = torch.as_tensor(agreement.coefficients, dtype=self.dtype, device=link.tensors[0].device)
+        couple = self._coupling(layer, solved, agreement, upstream)
+        found: list[Tensor | None] = []
+        sums: list[Tensor | None] = []
+        at = 0
+        for slot in link.view.slots:
+            ask = any(wanted[at : at + len(slot.tensors)])
+            g, name = upstream[slot.name], slot.name
+            curvature = link.curvature.get(name)
+            rows: Tensor | None = None
+            if curvature is not None:
+                factors = [torch.zeros_like(f, dtype=self.dtype) for f in curvature.factors]
+                rows = self._curved(slot, curvature, layer, weights, g, factors)
+                lam[name] = lam[name] - rows.sum(0)
+                sums += [total.to(f.dtype) for total, f in zip(factors, curvature.factors, strict=True)]
+            else:
+                rows = _outer(weights, g) if ask else None
+                lam[name] = lam[name].sub(g, alpha=float(weights.sum()))
+            if couple is not None:
+                extra = slot.mix(couple) - _outer(couple.sum(-1), self.bases[layer][name])
+                rows = extra if rows is None else rows + extra
+                lam[name] = lam[name] - extra.sum(0)
+            found += _share(slot.tensors, rows if ask else None, slot.fused)
+            at += len(slot.tensors)
+        return [*found, *sums]
+
+    def _curved(
+        self, slot: Slot, curvature: SlotCurvature, layer: int, weights: Tensor, g: Tensor, sums: Sequence[Tensor]
+    ) -> Tensor:
+        base = self.bases[layer][slot.name]
+        rows = [
+            curvature.pull_back(i, slot.expert(i).detach().to(self.dtype) - base, weights[i] * g, sums)
+            for i in range(slot.n)
+        ]
+        return torch.stack(rows)
+
+    def _coupling(self, layer: int, solved: int, agreement: Agreement, upstream: Expert) -> Tensor | None:
+        """(N, N) weights S with gradient ``sum_j S_ij tau_j`` for expert i, through the agreement solved here."""
+        if self.plan.pull is None or agreement.alpha is None or agreement.policy:
+            return None
+        link, base = self.plan.links[layer], self.bases[layer]
+        pairs = [
+            sum(
+                torch.sum((slot.expert(i).detach() - base[slot.name]).double() * upstream[slot.name])
+                for slot in link.view.slots
+            )
+            for i in range(link.view.n)
+        ]
+        gathered = self.of_coefficients.get(solved, 0) + torch.stack([torch.as_tensor(x) for x in pairs]).cpu()
+        self.of_coefficients[solved] = gathered
+        if solved != layer:
+            return None
+        pulled = self.plan.pull(agreement, gathered)
+        return (pulled + pulled.mT).to(device=link.tensors[0].device, dtype=self.dtype)
+
+
+def _outer(weights: Tensor, g: Tensor) -> Tensor:
+    return weights.reshape(-1, *(1,) * g.ndim) * g
+
+
+def _share(tensors: Sequence[Tensor], rows: Tensor | None, fused: bool) -> list[Tensor | None]:
+    """Gradient rows (N, ...) as the gradients of a slot's tensors."""
+    if rows is None:
+        return [None] * len(tensors)
+    return [rows.to(tensors[0].dtype)] if fused else [row.to(t.dtype) for row, t in zip(rows, tensors, strict=True)]

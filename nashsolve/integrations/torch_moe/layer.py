@@ -1,0 +1,171 @@
+"""`MoE`: a mixture-of-experts feed-forward in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nashsolve.core.errors import InvalidProblem, InvalidType
+
+from .balance import balance_losses
+from .base import BaseExpert
+from .chain import BaseExpertChain
+from .config import MoEConfig
+from .curvature import KroneckerCurvature
+from .experts import Expert, ExpertView
+from .feed_forward import FusedExperts, feed_forward
+from .merge_rules import RULES, MergeCall
+from .router_output import RouterOutput
+from .routers import make_router
+
+
+class MoE(nn.Module):
+    """A drop-in for the feed-forward of a transformer block: router, experts, merge rule, base expert.
+
+    Parameters
+    ----------
+    config : every choice, by name
+
+    Attributes
+    ----------
+    experts, router, rule : its parts
+    shared : shared experts, or None
+    curvature : learned curvature, or None
+    base : the layer's own base expert; None for rules without one, for a shared expert, in later layers of a chain
+    router_output : the router's last answer, with its graph
+    losses : balance losses and the router's own of the last call, multiplied by their coefficients
+
+    Notes
+    -----
+    A layer whose config has a chain must be joined by `link` before it is called.
+    Sources: [shazeer2017]_, [smear2023]_, [camex2025]_, [namex2026]_
+    """
+
+    def __init__(self, config: MoEConfig) -> None:
+        super().__init__()
+        if not isinstance(config, MoEConfig):
+            raise InvalidType(f"config is {type(config).__name__}; a MoEConfig is needed")
+        self.config = config
+        sizes = (config.d_model, config.d_hidden, config.activation, config.bias)
+        self.experts = FusedExperts(config.n_experts, *sizes)
+        self.router = make_router(
+            config.router.name, d_model=config.d_model, n_experts=config.n_experts, **config.router.options
+        )
+        self.rule = RULES[config.merge.rule](config)
+        self.shared = FusedExperts(config.n_shared, *sizes) if config.n_shared else None
+        view = self.expert_view()
+        own = config.needs_base and config.base.init != "shared_expert"
+        self.base = BaseExpert(view, config.base) if own else None
+        curved = config.curvature.kind == "kronecker"
+        rank, normalise = config.curvature.rank, config.curvature.normalise
+        self.curvature = KroneckerCurvature(view.n, view.shapes, rank, normalise) if curved else None
+        self.router_output: RouterOutput | None = None
+        self.losses: dict[str, Tensor] = {}
+        # In a tuple, which nn.Module does not look into: the chain is a child of its first layer only.
+        self._place: tuple[BaseExpertChain, int] | None = None
+
+    def forward(
+        self,
+        x: Tensor,
+        token_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        base: Mapping[str, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Output of the feed-forward.
+
+        Parameters
+        ----------
+        x : (batch, length, d_model), or (tokens, d_model) with a router of tokens
+        token_mask : (batch, length) bool, False for padding
+        input_ids : (batch, length), for routers that distil from token ids
+        base : base expert for this call in place of the layer's (a whole model under one compiled graph passes the
+            entries of ``chain.bases()``)
+        generator : of the router's noise
+
+        Returns
+        -------
+        tensor in the shape of x
+
+        Raises
+        ------
+        InvalidProblem, InvalidType
+        """
+        given = {"token_mask": token_mask, "input_ids": input_ids, "generator": generator}
+        output = self.router(x, **{name: value for name, value in given.items() if value is not None})
+        self.router_output = output
+        self.losses = {**output.losses, **balance_losses(output, self.config.balance)}
+        y = self.rule(self._call(x, output, base))
+        if self.shared is not None:
+            for i in range(self.config.n_shared):
+                y = y + feed_forward(x, self.shared.expert(i), self.config.activation)
+        return y
+
+    def _call(self, x: Tensor, output: RouterOutput, base: Mapping[str, Tensor] | None) -> MergeCall:
+        if base is None:
+            base = self.base_expert() if self.config.needs_base else {}
+        router = self.router
+        return MergeCall(x, output, router.level, router.segment_length, self.experts, base, self.curvature)
+
+    def base_expert(self) -> Expert:
+        """The base expert that the layer uses now: its own, its shared expert's slice, or the chain's."""
+        if self._place is not None:
+            chain, position = self._place
+            return chain.bases()[position]
+        if self.config.chain is not None:
+            raise InvalidProblem(
+                "this layer takes its base expert from a chain that it is not part of yet; call "
+                "link(model) once after building the model"
+            )
+        return dict(self.own_base())
+
+    def own_base(self) -> Mapping[str, Tensor]:
+        """The base expert of a layer that does not take it from a chain."""
+        if self.config.base.init == "shared_expert" and self.shared is not None:
+            return self.shared.expert(self.config.base.index)
+        if self.base is None:
+            raise InvalidProblem(f"merge rule {self.config.merge.rule!r} has no base expert in this layer")
+        if not self.base.ready:
+            raise InvalidProblem("base.init is 'given', but no base expert was given; call set_base first")
+        return self.base.tensors()
+
+    def set_base(self, given: Mapping[str, Tensor]) -> None:
+        """Copy the values of a base expert in, name -> tensor."""
+        if self.base is None:
+            raise InvalidProblem("this layer has no base expert of its own to set")
+        self.base.set(given)
+
+    def expert_view(self) -> ExpertView:
+        """The experts as vectors."""
+        return ExpertView.of(self.experts)
+
+    def chain_curvature(self) -> KroneckerCurvature | None:
+        """The curvature where it acts in the propagation of the base expert."""
+        return self.curvature if self.config.curvature.in_chain else None
+
+    def join(self, chain: BaseExpertChain, position: int) -> None:
+        """Become layer `position` of a chain; a later layer gives up its own base expert."""
+        self._place = (chain, position)
+        if position == 0:
+            self.chain = chain
+        else:
+            self.base = None
+
+    def auxiliary_loss(self) -> Tensor:
+        """Sum of `losses` of the last call; zero where there are none."""
+        return sum(self.losses.values(), self.expert_view().tensors[0].new_zeros(()))
+
+    def after_step(self) -> None:
+        """Call once after every optimizer step: loss-free bias, stages of routers, shares of use."""
+        self.router.after_step()
+        self.rule.after_step()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to the last call's graph."""
+        return self.__dict__ | {"router_output": None, "losses": {}}
+
+    def extra_repr(self) -> str:
+        return f"rule={self.config.merge.rule!r}, chain={'no' if self.config.chain is None else 'yes'}"
