@@ -18,13 +18,15 @@ from .core.solution import Solution, build
 from .core.solver import RawAnswer
 from .core.status import Status
 from .partial import face
+from .problems.family import Family
 
 _ON_FAILURE = ("raise", "return", "face")
 
 
 def solve(
-    problem: Any,
+    problem: Any = None,
     *,
+    concept: str = "nash",
     solver: Any = "auto",
     start: Any = None,
     on_failure: str | None = None,
@@ -36,12 +38,15 @@ def solve(
 
     Parameters
     ----------
-    problem : BargainingProblem, or a Gram matrix (..., n, n)
+    problem : BargainingProblem, a problem of another family, or a Gram matrix (..., n, n). Without one, `utilities`,
+        `constraints` and the other arguments of ConvexBargainingProblem are among the options.
+    concept : "nash", or another solution concept: kalai_smorodinsky, egalitarian, utilitarian, alpha_fairness, min_norm,
+        equal_area, raiffa_discrete, raiffa_continuous. Their options go beside it.
     solver : name from the catalog, "auto", or an object that follows the Solver protocol. "auto" picks the closed
         form for a Gram of one or two players and Newton's method otherwise; `solution.solver` says which.
     start : (..., n) positive, or a Solution, optional
-        Warm start for alpha; one that is merely bad (not positive or not finite) is ignored, a wrong shape raises.
-        Used by newton at zero disagreement and by ccp; the other engines need no start.
+        Warm start for alpha, such as the solution of a problem nearby; one that is merely bad (not positive, not
+        finite, or no better than none) is ignored, a wrong shape raises. Used by newton and ccp.
     on_failure : "raise", "return" or "face"
         Default "raise" for one problem and "return" for a batch. "face" returns, where no agreement exists, the
         partial agreement that holds the blocked players at disagreement (one problem).
@@ -56,6 +61,8 @@ def solve(
     ------
     InvalidProblem, NoAgreement, SolverFailed, MissingExtra
     """
+    if problem is None or concept != "nash" or isinstance(problem, Family):
+        return _general(problem, concept, solver, start, on_failure, options)
     if on_failure not in (None, *_ON_FAILURE):
         raise InvalidProblem(f"on_failure is {on_failure!r}; choose one of {', '.join(_ON_FAILURE)}")
     if not isinstance(problem, BargainingProblem):
@@ -79,6 +86,20 @@ def solve(
     if policy != "return" and not solution.success:
         _raise(solution)
     return solution
+
+
+def _general(
+    problem: Any, concept: str, solver: Any, start: Any, on_failure: str | None, options: dict[str, Any]
+) -> Solution:
+    """Every other concept and family; their room is loaded when it is needed."""
+    from .concepts.answer import answer
+
+    if solver != "auto" or start is not None:
+        name = "start" if solver == "auto" else "solver"
+        raise InvalidProblem(f"{name} has no effect here: this family or concept has one way to be solved; leave it out")
+    if problem is not None and not isinstance(problem, BargainingProblem | Family):
+        problem = BargainingProblem(gram=problem)
+    return answer(problem, concept, on_failure, **options)
 
 
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver: str, begin: float) -> Solution:
@@ -172,7 +193,7 @@ def explain(solution: Solution) -> str:
     """The outcome in words: who blocks, what proves it, what to change."""
     problem = solution.problem
     status = solution.status
-    if not isinstance(status, Status):
+    if not isinstance(status, Status) or not isinstance(problem, BargainingProblem) or solution.concept != "nash":
         return solution.message
     if status is not Status.NO_AGREEMENT:
         return f"{status.name}. {status.advice}{_advice_details(solution)}"

@@ -18,9 +18,38 @@ from nashsolve.core.arrays import EPS64, Array, device, matvec, to_numpy
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
+from .warm_start import active_step, near_active_ball
 
-def solve_with_disagreement(problem: BargainingProblem, max_iter: int, deadline: float | None) -> RawAnswer:
+
+def solve_with_disagreement(
+    problem: BargainingProblem, start: Array | None, max_iter: int, deadline: float | None
+) -> RawAnswer:
     """Answer for every item of the batch; alpha = w / gains in the units of the problem."""
+    if start is None:
+        return _solve_cold(problem, max_iter, deadline)
+    xp = problem.xp
+    radius = problem.ball_radius
+    ones = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(problem.unit_gram))
+    d = problem.unit_disagreement / radius[..., None] * ones
+    beta = start / problem.scale * radius[..., None] * ones
+    beta, mu, used, solved = near_active_ball(beta, problem.unit_gram, d, problem.power * ones, max_iter, xp)
+    if bool(xp.any(solved)) and problem.unit_vectors is not None:
+        beta, _ = _polish(beta, mu, problem.unit_gram, problem.unit_vectors, d, problem.power * ones, xp)
+    alpha = beta * problem.scale / radius[..., None]
+    if bool(xp.all(solved)):
+        return RawAnswer(alpha, used)
+    cold = _solve_cold(problem, max_iter, deadline)
+    c = cold.coefficients
+    return RawAnswer(
+        xp.where(solved[..., None], alpha, cold.alpha),
+        xp.where(solved, used, cold.n_iter),
+        cold.stopped,
+        coefficients=None if c is None else xp.where(solved[..., None], 0 * c, c),
+    )
+
+
+def _solve_cold(problem: BargainingProblem, max_iter: int, deadline: float | None) -> RawAnswer:
+    """By the central path, from its own start."""
     xp = problem.xp
     n, batch = problem.n, problem.batch_shape
     radius = problem.ball_radius
@@ -221,7 +250,6 @@ def _polish(
 ) -> tuple[Array, Array]:
     """Newton on beta (B beta / mu - d) = w, beta' B beta = mu^2, kept only where the residual falls."""
     n = beta.shape[-1]
-    eye = xp.eye(n, dtype=xp.float64, device=device(beta))
 
     def product(x: Array) -> Array:
         return matvec(b, x, xp) if vectors is None else matvec(vectors, matvec(xp.matrix_transpose(vectors), x, xp), xp)
@@ -240,14 +268,8 @@ def _polish(
         best = xp.where(better, error, best)
         if not bool(xp.any(better & (error > EPS64))):
             break
-        top = beta[..., :, None] * b * beta[..., None, :] / mu[..., None, None] + (w + first)[..., None, :] * eye
-        corner = xp.concat([pull / mu[..., None], -q[..., None]], axis=-1)[..., None, :]
-        matrix = xp.concat([xp.concat([top, -pull[..., :, None]], axis=-1), corner], axis=-2)
-        right = xp.concat([-first, (1 - q)[..., None] / 2], axis=-1)
-        bigger = xp.eye(n + 1, dtype=xp.float64, device=device(beta))
-        sound = xp.all(xp.isfinite(matrix), axis=(-2, -1)) & ~_inactive(mu, w, xp)
-        step = xp.linalg.solve(xp.where(sound[..., None, None], matrix, bigger), right[..., None])[..., 0]
-        step = xp.where(sound[..., None] & (xp.max(xp.abs(step), axis=-1) < 0.5)[..., None], step, 0 * step)
+        step = active_step(beta, mu, b, w, first, pull, q, ~_inactive(mu, w, xp), xp)
+        step = xp.where((xp.max(xp.abs(step), axis=-1) < 0.5)[..., None], step, 0 * step)
         beta, mu = beta * (1 + step[..., :n]), mu * (1 + step[..., n])
     return result, result_mu
 

@@ -22,6 +22,7 @@ from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
 from .disagreement import solve_with_disagreement
+from .warm_start import prefer
 
 _FRACTION = 0.9
 """How far towards the boundary of the positive orthant one step may go."""
@@ -54,7 +55,7 @@ class Newton:
             return RawAnswer(xp.zeros((*problem.batch_shape, 0), dtype=xp.float64), 0)
         with quiet(xp):
             if problem.disagreement is not None:
-                return solve_with_disagreement(problem, self.max_iter, deadline)
+                return solve_with_disagreement(problem, start, self.max_iter, deadline)
             return _solve(problem, start, self.max_iter, deadline)
 
 
@@ -76,6 +77,8 @@ def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadl
     if bool(xp.any(dead)):
         b = xp.where(dead[..., None, None], xp.eye(problem.n, dtype=xp.float64, device=device(b)), b)
     a = _to_ray(a, b, total, xp)
+    if start is not None:
+        a = prefer(a, _to_ray(xp.ones_like(a), b, total, xp), w, xp)
     run = _iterate_one if alone else _iterate_batch
     noise = problem.noise if problem.white is None else problem.n * EPS64
     a, n_iter, stopped = run(b, w, a, total, max_iter, deadline, noise, xp)
