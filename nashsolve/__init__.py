@@ -20,6 +20,12 @@ from .crosscheck import crosscheck
 from .solve import explain, nash_weights, solve
 
 if TYPE_CHECKING:
+    from .problems.convex import ConvexBargainingProblem as ConvexBargainingProblem
+    from .problems.domains import ball as ball
+    from .problems.domains import box as box
+    from .problems.domains import polytope as polytope
+    from .problems.domains import simplex as simplex
+    from .problems.outcomes import OutcomeBargainingProblem as OutcomeBargainingProblem
     from .tall import Combined as Combined
     from .tall import DifferenceGram as DifferenceGram
     from .tall import combine as combine
@@ -33,6 +39,12 @@ _LAZY = {
     "DifferenceGram": "tall",
     "combine": "tall",
     "gram_of_differences": "tall",
+    "ConvexBargainingProblem": "problems.convex",
+    "OutcomeBargainingProblem": "problems.outcomes",
+    "ball": "problems.domains",
+    "box": "problems.domains",
+    "polytope": "problems.domains",
+    "simplex": "problems.domains",
 }
 
 __all__ = [

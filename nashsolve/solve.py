@@ -26,7 +26,7 @@ _ON_FAILURE = ("raise", "return", "face")
 def solve(
     problem: Any = None,
     *,
-    concept: str = "nash",
+    concept: Any = "nash",
     solver: Any = "auto",
     start: Any = None,
     on_failure: str | None = None,
@@ -40,8 +40,8 @@ def solve(
     ----------
     problem : BargainingProblem, a problem of another family, or a Gram matrix (..., n, n). Without one, `utilities`,
         `constraints` and the other arguments of ConvexBargainingProblem are among the options.
-    concept : "nash", or another solution concept: kalai_smorodinsky, egalitarian, utilitarian, alpha_fairness, min_norm,
-        equal_area, raiffa_discrete, raiffa_continuous. Their options go beside it.
+    concept : "nash", or another solution concept: kalai_smorodinsky, egalitarian, utilitarian, alpha_fairness,
+        min_norm, equal_area, raiffa_discrete, raiffa_continuous. Their options go beside it.
     solver : name from the catalog, "auto", or an object that follows the Solver protocol. "auto" picks the closed
         form for a Gram of one or two players and Newton's method otherwise; `solution.solver` says which.
     start : (..., n) positive, or a Solution, optional
@@ -96,7 +96,7 @@ def _general(
 
     if solver != "auto" or start is not None:
         name = "start" if solver == "auto" else "solver"
-        raise InvalidProblem(f"{name} has no effect here: this family or concept has one way to be solved; leave it out")
+        raise InvalidProblem(f"{name} has no effect here: there is one way to solve this; leave it out")
     if problem is not None and not isinstance(problem, BargainingProblem | Family):
         problem = BargainingProblem(gram=problem)
     return answer(problem, concept, on_failure, **options)

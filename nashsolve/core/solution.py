@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import time
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from . import arrays
@@ -40,6 +41,8 @@ class Solution:
     effective_weights : (..., n) whose bargain `alpha` solves, ``alpha * (A alpha)`` at zero
         disagreement and ``alpha * gains`` otherwise; equal to the weights at the solution
     n_iter, solver, solve_time : iterations (int or int array), name, seconds
+    concept : the solution concept; for others than "nash", `alpha` are the multipliers that support the agreement,
+        `gap` is in units of the concept's own objective, and `error_bound` is on the gains or that objective
     details : solver specific
     """
 
@@ -66,6 +69,7 @@ class Solution:
     solve_time: float = 0.0
     message: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    concept: str = "nash"
     _point: Array | None = field(default=None, repr=False)
 
     @property
@@ -82,10 +86,10 @@ class Solution:
 
     @property
     def point(self) -> Array | None:
-        """The agreed point x (..., p) in the coordinates of the vectors."""
+        """The agreed point x (..., p) in the coordinates of the vectors, or what the family of problems agrees on."""
         rows = self.problem.white
         if rows is None:
-            return None
+            return self._point
         xp = self.problem.xp
         c = xp.astype(self.coefficients, xp.float64, copy=False)
         x = arrays.matvec(xp.matrix_transpose(rows), c, xp) if self._point is None else self._point
@@ -172,6 +176,98 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
     )
 
 
+def from_planes(
+    problem: BargainingProblem,
+    lines: Any,
+    numbers: Any,
+    codes: Any,
+    n_iter: Any,
+    solver: str,
+    begin: float,
+    wrap: Any = None,
+    details: dict[str, Any] | None = None,
+) -> Solution:
+    """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
+
+    lines : (7, ..., n) and numbers : (10, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
+    wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
+    """
+    gap, floor = numbers[2], numbers[9]
+    single = codes.ndim == 0
+    status: Any = Status(int(codes)) if single else codes
+    limited = ""
+    if (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
+        limited = "gram_error" if problem.gram_error else "precision"
+    message = status.advice if single else _batch_message(codes, problem)
+    if wrap is not None:
+        lines, numbers = wrap(lines), wrap(numbers)
+        status = status if single else wrap(codes)
+    alpha, coefficients, utilities, gains, bound, blocking, effective = lines
+    multiplier, log_nash, gap, backward, angle, margin, margin_lower, radius_needed, _, _ = numbers
+    solution = object.__new__(Solution)
+    solution.__dict__.update(
+        problem=problem,
+        alpha=alpha,
+        ball_multiplier=multiplier,
+        coefficients=coefficients,
+        utilities=utilities,
+        gains=gains,
+        log_nash_product=log_nash,
+        status=status,
+        gap=gap,
+        backward_error=backward,
+        error_bound=bound,
+        angle_bound=angle,
+        margin=margin,
+        margin_lower=margin_lower,
+        certificate=blocking,
+        radius_needed=radius_needed,
+        effective_weights=effective,
+        limited_by=limited,
+        n_iter=int(n_iter) if single and not isinstance(n_iter, int) else n_iter,
+        solver=solver,
+        solve_time=time.perf_counter() - begin,
+        message=message,
+        details={} if details is None else details,
+        _point=None,
+    )
+    return solution
+
+
+_PER_ITEM = (
+    "alpha ball_multiplier coefficients utilities gains log_nash_product status gap backward_error error_bound "
+    "angle_bound margin margin_lower certificate radius_needed effective_weights n_iter"
+).split()
+
+
+def replace_items(solution: Solution, items: Any, general: Any, begin: float) -> Solution:
+    """The batch `solution` with the items of a boolean NumPy mask solved anew by `general`, which takes a problem."""
+    problem, xp = solution.problem, solution.problem.xp
+    rows = xp.nonzero(xp.asarray(items))
+
+    def pick(value: Any, core_axes: int) -> Any:
+        return value if value is None or value.ndim <= core_axes else value[rows]
+
+    part = BargainingProblem(
+        gram=problem.gram[rows],
+        weights=pick(problem.weights, 1),
+        radius=pick(problem.radius, 0),
+        gram_error=problem.gram_error,
+    )
+    fresh = general(part)
+    for name in _PER_ITEM:
+        values = getattr(solution, name)
+        values[rows] = xp.asarray(getattr(fresh, name), dtype=values.dtype)
+    codes = arrays.to_numpy(solution.status)
+    limited = fresh.limited_by or solution.limited_by
+    return replace(
+        solution,
+        limited_by=limited,
+        message=_batch_message(codes, problem),
+        solve_time=time.perf_counter() - begin,
+    )
+
+
 def _decide(
     problem: BargainingProblem, proof: Certificate, worst: Array, rtol: float, stopped: str
 ) -> tuple[Array, str]:
@@ -219,10 +315,15 @@ def _batch_text(s: Solution) -> str:
     return f"<Nash bargaining solutions by {s.solver}: {s.message}>"
 
 
+def title(s: Solution) -> str:
+    """What was computed, in words."""
+    return "Nash bargaining solution" if s.concept == "nash" else f"{s.concept.replace('_', '-')} solution"
+
+
 def _text(s: Solution) -> str:
     """A table by player, then what proves it."""
     p = s.problem
-    lines = [f"Nash bargaining solution - {s.status.name} ({s.solver}, {s.n_iter} iterations)"]
+    lines = [f"{title(s)} - {s.status.name} ({s.solver}, {s.n_iter} iterations)"]
     width = max([len(p.player(i)) for i in range(p.n)] + [6])
     shown = range(p.n) if p.n <= 20 else [*range(10), *range(p.n - 3, p.n)]
     if s.status in (Status.NO_AGREEMENT, Status.AMBIGUOUS):

@@ -1,0 +1,157 @@
+r"""The judge for any convex set, by its support function.
+
+Let s be the gains at a feasible point and :math:`h(y) = \max_{v \in S} y^\top v` a bound computed without trust in the
+solver. A concept that maximizes the concave f has :math:`f^* - f \le h(\nabla f) - \nabla f^\top u`; for the log Nash
+product, with :math:`\gamma = h(w / s) - (w / s)^\top d - W`, Jensen sharpens this to :math:`W \log(1 + \gamma / W)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arrays import EPS64
+from .certificate import Certificate
+
+_STEPS = 200
+"""Halvings that bring a bracket of a ratio to rounding."""
+
+
+def certify_fair(problem: Any, utilities: Any, support: float, aversion: float = 1.0, point: Any = None) -> Certificate:
+    r"""Judge a point as the maximizer of the alpha-fair welfare of the gains; aversion 1 is the log Nash product.
+
+    Parameters
+    ----------
+    problem : any problem with n players, `power` (n,) and `disagreement` (n,) or None
+    utilities : (n,) at the point
+    support : upper bound of ``sum_i w_i gains_i**-aversion * v_i`` over the feasible set
+    aversion : > 0, the exponent a of ``sum w_i gains_i**(1 - a) / (1 - a)``
+    point : anything that describes the agreement, kept in the answer
+
+    Returns
+    -------
+    Certificate
+        With `gap` in units of the welfare, and `error_bound` on the relative error of every gain, either way.
+    """
+    w = np.asarray(problem.power, dtype=float)
+    d = _disagreement(problem)
+    gains = utilities - d
+    good = bool((gains > 0).all()) and bool(np.isfinite(support))
+    with np.errstate(all="ignore"):
+        slope = w * gains**-aversion
+        gamma = max(support - slope @ d - slope @ gains, 0.0) + 4 * EPS64 * float(
+            abs(slope) @ (abs(utilities) + abs(d))
+        )
+        total = w.sum()
+        gap = float(total * np.log1p(gamma / total)) if aversion == 1 else float(gamma)
+        bound = ratio_bound(gap / (slope * gains), aversion) if good else np.full(len(w), np.inf)
+        slope = np.where(gains > 0, slope, 0.0)
+    return _proof(
+        problem, utilities, slope, gap if good else np.inf, bound, gap / float(abs(slope) @ abs(gains)), point
+    )
+
+
+def certify_value(
+    problem: Any, utilities: Any, multipliers: Any, value: float, upper: float, point: Any = None
+) -> Certificate:
+    """Judge a point by the value that it reaches and a bound that no feasible point passes.
+
+    `gap` is their difference and `error_bound` that difference relative to the value, the same for every player.
+    """
+    size = max(abs(value), abs(upper), EPS64 * float(np.abs(utilities).max()))
+    gap = max(upper - value, 0.0)
+    relative = gap / size if np.isfinite(gap) and size > 0 else (0.0 if gap == 0 else np.inf)
+    proof = _proof(problem, utilities, multipliers, gap, np.full(problem.n, relative), relative, point)
+    # such a concept may leave a player without a gain, so gains say nothing about success
+    return _replace(proof, margin_lower=np.float64(1.0))
+
+
+def certify_blocked(problem: Any, multipliers: Any, upper: float, size: Any) -> Certificate:
+    """Judge multipliers y as a proof that nobody can agree: ``upper`` bounds the sum of y (u - d) over the set.
+
+    `size` (n,) is how large the players' gains can be; the margin is relative to it.
+    """
+    y = np.asarray(multipliers, dtype=float)
+    y = y / y.sum()
+    margin = upper / float(y @ size)
+    nan = np.full(problem.n, np.nan)
+    proof = _proof(problem, nan, nan, np.inf, nan + np.inf, np.inf, None)
+    return _replace(proof, margin=np.float64(margin), margin_lower=np.float64(min(margin, 0.0)), simplex=y)
+
+
+def ratio_bound(excess: Any, aversion: float) -> Any:
+    r"""How far a ratio r of gains can be from one when :math:`r - 1 - \int_1^r t^{-a} dt` is at most `excess`.
+
+    Returns the larger of ``r - 1`` and ``1 / r - 1``, entry by entry; inf where r may reach zero.
+    """
+    excess = np.asarray(excess, dtype=float)
+
+    def lost(r: Any) -> Any:
+        integral = np.log(r) if aversion == 1 else (r ** (1 - aversion) - 1) / (1 - aversion)
+        small = abs(r - 1) < 1e-4
+        e = r - 1
+        series = aversion * e * e * (0.5 - (1 + aversion) * e / 6)
+        return np.where(small, series, r - 1 - integral)
+
+    low, high = np.zeros_like(excess), np.ones_like(excess)
+    with np.errstate(all="ignore"):
+        for _ in range(64):  # the smallest ratio below one
+            middle = (low + high) / 2
+            far = lost(middle) > excess
+            low, high = np.where(far, middle, low), np.where(far, high, middle)
+        below = 1 / low - 1
+        root = np.sqrt(2 * excess / aversion)
+        above = root * (1 + root) ** aversion if aversion <= 1 else root
+        high = 1 + np.maximum(above, 1e-300)
+        for _ in range(_STEPS):
+            short = lost(high) < excess
+            if not short.any():
+                break
+            high = np.where(short, 1 + 2 * (high - 1), high)
+    return np.maximum(np.where(low > 0, below, np.inf), high - 1)
+
+
+def _disagreement(problem: Any) -> Any:
+    d = problem.disagreement
+    return np.zeros(problem.n) if d is None else np.asarray(d, dtype=float)
+
+
+def _replace(proof: Certificate, **changes: Any) -> Certificate:
+    from dataclasses import replace
+
+    return replace(proof, **changes)
+
+
+def _proof(
+    problem: Any, utilities: Any, multipliers: Any, gap: float, bound: Any, backward: float, point: Any
+) -> Certificate:
+    n = problem.n
+    gains = utilities - _disagreement(problem)
+    nan = np.float64(np.nan)
+    with np.errstate(all="ignore"):
+        product = np.sum(problem.power * np.log(gains)) if bool((gains > 0).all()) else np.float64(-np.inf)
+        size = np.abs(utilities) + np.abs(_disagreement(problem))
+        lower = np.min(gains / np.where(size > 0, size, 1.0)) if n else np.float64(np.inf)
+    multipliers = np.asarray(multipliers, dtype=float)
+    total = multipliers.sum()
+    return Certificate(
+        alpha=multipliers,
+        ball_multiplier=nan,
+        coefficients=np.full(n, np.nan),
+        utilities=utilities,
+        gains=gains,
+        log_nash_product=np.float64(product),
+        gap=np.float64(gap),
+        backward_error=np.float64(backward),
+        error_bound=bound,
+        angle_bound=nan,
+        margin=nan,
+        margin_lower=lower,
+        resolution=np.float64(32 * max(n, 1) * EPS64),
+        simplex=multipliers / total if total > 0 else np.full(n, np.nan),
+        radius_needed=nan,
+        effective_weights=multipliers * gains,
+        at_floor=np.bool_(False),
+        point=point,
+    )

@@ -1,0 +1,55 @@
+"""Lotteries over finitely many outcomes: the convex hull of a table."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nashsolve.core.arrays import power_of_two_below
+from nashsolve.problems.domains import Domain
+
+from .base import Proposal
+from .lottery import solve_lottery
+from .smooth import SmoothOracle
+
+
+class HullOracle(SmoothOracle):
+    """Payoffs (K, n); the log Nash product has a method of its own, everything else is a program over the simplex."""
+
+    def __init__(self, payoffs: Any, names: Any = None) -> None:
+        self.payoffs = payoffs
+        self.n = payoffs.shape[1]
+        self.matrix, self.functions, self.offset = payoffs.T, None, np.zeros(self.n)
+        self.names = names or [f"player {i}" for i in range(self.n)]
+        self.options: dict[str, Any] = {}
+        self._checked = True
+
+    @cached_property
+    def domain(self) -> Domain:  # type: ignore[override]
+        """Probabilities of the outcomes."""
+        k = len(self.payoffs)
+        return Domain(k, lower=np.zeros(k), upper=np.ones(k), equal=np.ones((1, k)), total=[1.0])
+
+    def fair(self, weights: Any, disagreement: Any, aversion: float) -> Proposal:
+        """See Oracle."""
+        if aversion != 1:
+            return super().fair(weights, disagreement, aversion)
+        shifted = self.payoffs - disagreement
+        best = shifted.max(axis=0)
+        if not (best > 0).all():
+            y = np.where(best <= 0, 1.0, 0.0)
+            nan = np.full(self.n, np.nan)
+            return Proposal(nan, np.full(len(shifted), np.nan), y / y.sum(), 0, "lottery", "blocked")
+        scale = 1 / power_of_two_below(best, np) / 2
+        pi, _, steps, stopped = solve_lottery(shifted * scale, weights, **self.options)
+        utilities = pi @ self.payoffs
+        gains = pi @ shifted
+        with np.errstate(all="ignore"):
+            y = weights / gains
+        return Proposal(utilities, pi, np.where(gains > 0, y, scale), steps, "lottery", stopped, {"gains": gains})
+
+    def support(self, direction: Any, proposal: Proposal) -> float:
+        """The best outcome in that direction: no multipliers are needed."""
+        return float((self.payoffs @ direction).max())

@@ -1,0 +1,286 @@
+"""Linear or smooth concave utilities over a domain: the interior point method, and linear programs where exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linprog
+
+from nashsolve.core.errors import InvalidProblem
+from nashsolve.problems.domains import Domain, Duals
+from nashsolve.problems.jets import Jet
+
+from .base import Proposal
+from .interior import Interior, Rows
+
+
+class SmoothOracle:
+    """Utilities ``matrix @ x + offset`` or functions of x over a Domain; names are for messages."""
+
+    rtol = 1e-6
+    solver = "interior"
+
+    def __init__(
+        self, domain: Domain, n: int, matrix: Any = None, offset: Any = None, functions: Any = None, names: Any = None
+    ) -> None:
+        self.domain, self.n, self.matrix, self.functions = domain, n, matrix, functions
+        self.offset = np.zeros(n) if offset is None else offset
+        self.names = names or [f"player {i}" for i in range(n)]
+        self.options: dict[str, Any] = {}
+        self._checked = False
+
+    # the three questions
+
+    def fair(self, weights: Any, disagreement: Any, aversion: float) -> Proposal:
+        """See Oracle."""
+        self._check()
+        every = np.arange(self.n)
+        rows = [Rows(every, disagreement, np.zeros(self.n), "fair", weights, aversion)]
+        found = self._interior(rows).run(self._centre())
+        return self._proposal(found, found.y[0])
+
+    def linear(self, direction: Any, floor: Any = None) -> Proposal:
+        """See Oracle."""
+        self._check()
+        held = np.flatnonzero(np.isfinite(floor)) if floor is not None else np.zeros(0, dtype=int)
+        low = floor[held] if floor is not None else np.zeros(0)
+        if self.matrix is not None and self.domain.radius is None:
+            return self._program(direction @ self.matrix, held, low, direction)
+        every = np.arange(self.n)
+        rows = [Rows(every, np.zeros(self.n), np.zeros(self.n), "fair", direction, 0.0)]
+        if len(held):
+            rows.append(Rows(held, low, np.zeros(len(held)), "floor"))
+        found = self._interior(rows).run(self._centre())
+        y = np.array(direction, dtype=float)
+        if len(held):
+            y[held] += found.y[1]
+        return self._proposal(found, y)
+
+    def maxmin(self, base: Any, scale: Any, floor: Any = None) -> Proposal:
+        """See Oracle."""
+        self._check()
+        free = np.flatnonzero(scale > 0)
+        held = np.flatnonzero(np.isfinite(floor)) if floor is not None else np.zeros(0, dtype=int)
+        low = floor[held] if floor is not None else np.zeros(0)
+        if self.matrix is not None and self.domain.radius is None:
+            return self._program_maxmin(free, base, scale, held, low)
+        rows = [Rows(free, base[free], scale[free], "floor")]
+        if len(held):
+            rows.append(Rows(held, low, np.zeros(len(held)), "floor"))
+        x = self._centre()
+        start = float(((self._utilities(x)[0] - base)[free] / scale[free]).min())
+        found = self._interior(rows, with_t=True).run(x, start - 0.1 * max(abs(start), 1.0))
+        y = np.zeros(self.n)
+        y[free] = found.y[0]
+        if len(held):
+            y[held] += found.y[1]
+        return self._proposal(found, y)
+
+    def support(self, direction: Any, proposal: Proposal) -> float:
+        """Weak duality with the proposal's multipliers; curved utilities are bounded by their tangents there."""
+        u, jac, _ = self._utilities(proposal.point)
+        q = direction @ jac
+        fixed = float(direction @ (u - jac @ proposal.point))
+        duals = proposal.evidence.get("duals") or self.domain.no_duals()
+        bound = self.domain.highest(q, duals)
+        if not np.isfinite(bound) and self.domain.radius is None:
+            bound = self._highest_by_program(q)
+        return bound + fixed
+
+    # how they are answered
+
+    def _interior(self, rows: list[Rows], with_t: bool = False) -> Interior:
+        return Interior(self._utilities, self.domain, rows, None, with_t, **self.options)
+
+    def _utilities(self, x: Any) -> tuple[Any, Any, Any]:
+        if self.matrix is not None:
+            return self.matrix @ x + self.offset, self.matrix, None
+        jets = [self._jet(i, x) for i in range(self.n)]
+        u = np.array([j.value for j in jets])
+        jac = np.array([j.gradient for j in jets])
+        hessians = [j.hessian for j in jets]
+        return u, jac, lambda y: sum(k * h for k, h in zip(y, hessians, strict=False))
+
+    def _jet(self, i: int, x: Any) -> Jet:
+        value = self.functions[i](Jet.variable(x))
+        p = len(x)
+        if not isinstance(value, Jet):
+            return Jet(float(value), np.zeros(p), np.zeros((p, p)))
+        if value.ndim:
+            raise InvalidProblem(f"the utility of {self.names[i]} has shape {value.shape}; a number is needed")
+        hessian = np.broadcast_to(value.hessian, (p, p))
+        if np.isfinite(hessian).all():
+            top = float(np.linalg.eigvalsh(hessian)[-1])
+            if top > 1e-9 * max(float(abs(hessian).max()), 1e-12):
+                where = np.array2string(x[:6], precision=4)
+                raise InvalidProblem(
+                    f"the utility of {self.names[i]} is not concave: it bends upwards ({top:.3g}) at x = {where}"
+                )
+        return Jet(float(value.value), np.broadcast_to(value.gradient, (p,)), hessian)
+
+    def _proposal(self, found: Any, y: Any) -> Proposal:
+        x = found.x
+        radius = self.domain.radius
+        if radius is not None and (length := float(np.linalg.norm(x))) > radius:
+            x = x * (radius / length)
+        with np.errstate(all="ignore"):
+            u = self._utilities(x)[0]
+        return Proposal(u, x, y, found.n_iter, self.solver, found.stopped, {"duals": found.duals})
+
+    def _centre(self) -> Any:
+        """A point inside the bounds, and strictly inside all constraints where that is cheap or needed."""
+        domain = self.domain
+        low, high = domain.reach
+        with np.errstate(invalid="ignore"):
+            middle = np.where(np.isfinite(low) & np.isfinite(high), (low + high) / 2, 0.0)
+            middle = np.where(np.isfinite(low) & ~np.isfinite(high), low + 1, middle)
+            middle = np.where(~np.isfinite(low) & np.isfinite(high), high - 1, middle)
+        if domain.radius is not None:
+            off = np.minimum(1e-3 * domain.radius, 0.25 * (domain.upper - domain.lower))
+            middle = np.clip(0.0, domain.lower + off, domain.upper - off)
+        elif len(domain.matrix) + len(domain.equal):
+            corner = np.where(np.isfinite(low), low, middle)
+            middle = corner + (middle - corner) * min(1.0, 2.0 / domain.size)
+        if self.matrix is not None or bool((domain.matrix @ middle < domain.limit).all() and not len(domain.equal)):
+            return middle
+        return self._deepest()
+
+    def _deepest(self) -> Any:
+        """The point with the largest least slack, by a linear program."""
+        d = self.domain
+        p = d.size
+        bounds = np.column_stack([d.lower, d.upper])
+        rows = [np.hstack([d.matrix, np.linalg.norm(d.matrix, axis=1)[:, None]])]
+        right = [d.limit]
+        for sign, side in ((-1.0, d.lower), (1.0, d.upper)):
+            has = np.isfinite(side)
+            rows.append(np.hstack([sign * np.eye(p)[has], np.ones((int(has.sum()), 1))]))
+            right.append(sign * side[has])
+        if d.radius is not None:
+            edge = d.radius / np.sqrt(p)
+            for sign in (-1.0, 1.0):
+                rows.append(np.hstack([sign * np.eye(p), np.ones((p, 1))]))
+                right.append(np.full(p, edge))
+        equal = np.hstack([d.equal, np.zeros((len(d.equal), 1))])
+        cost = np.append(np.zeros(p), -1.0)
+        found = linprog(
+            cost,
+            np.vstack(rows),
+            np.concatenate(right),
+            equal if len(equal) else None,
+            d.total if len(equal) else None,
+            bounds=[*map(tuple, bounds), (None, 1e6)],
+            method="highs",
+        )
+        if found.status != 0 or found.x[-1] <= 0:
+            raise InvalidProblem(
+                "the constraints leave no feasible point with room around it: the set is empty or flat"
+            )
+        return found.x[:p]
+
+    # linear programs
+
+    def _program(self, q: Any, held: Any, low: Any, direction: Any) -> Proposal:
+        found = self._linprog(-q, held, low, np.zeros(len(held)))
+        y = np.array(direction, dtype=float)
+        y[held] += found["floors"]
+        return self._from_program(found, y)
+
+    def _program_maxmin(self, free: Any, base: Any, scale: Any, held: Any, low: Any) -> Proposal:
+        cost = np.append(np.zeros(self.domain.size), -1.0)
+        both = np.concatenate([free, held]).astype(int)
+        slope = np.concatenate([scale[free], np.zeros(len(held))])
+        found = self._linprog(cost, both, np.concatenate([base[free], low]), slope)
+        y = np.zeros(self.n)
+        np.add.at(y, both, found["floors"])
+        return self._from_program(found, y)
+
+    def _linprog(self, cost: Any, index: Any, low: Any, slope: Any) -> dict[str, Any]:
+        """Minimize over the domain and ``u_index - slope t >= low``; t is a variable when cost has one more entry."""
+        d = self.domain
+        p, extra = d.size, len(cost) - d.size
+        rows = np.vstack([d.matrix, -self.matrix[index]])
+        right = np.concatenate([d.limit, self.offset[index] - low])
+        equal = np.hstack([d.equal, np.zeros((len(d.equal), extra))])
+        if extra:
+            rows = np.hstack([rows, np.concatenate([np.zeros(len(d.matrix)), slope])[:, None]])
+        bounds = [*zip(d.lower, d.upper, strict=True), *[(None, None)] * extra]
+        found = linprog(
+            cost,
+            rows if len(rows) else None,
+            right if len(rows) else None,
+            equal if len(equal) else None,
+            d.total if len(equal) else None,
+            bounds=bounds,
+            method="highs",
+        )
+        if found.status == 2:
+            return {
+                "x": None,
+                "floors": np.zeros(len(index)),
+                "duals": d.no_duals(),
+                "n_iter": 0,
+                "status": "infeasible",
+            }
+        if found.status != 0:
+            word = {3: "unbounded", 1: "max_iter"}.get(found.status, "numerical")
+            return {"x": None, "floors": np.zeros(len(index)), "duals": d.no_duals(), "n_iter": 0, "status": word}
+        m = len(d.matrix)
+        marginal = -found.ineqlin.marginals if len(rows) else np.zeros(0)
+        duals = Duals(
+            np.maximum(marginal[:m], 0.0),
+            -found.eqlin.marginals if len(equal) else np.zeros(0),
+            np.maximum(found.lower.marginals[:p], 0.0),
+            np.maximum(-found.upper.marginals[:p], 0.0),
+            0.0,
+        )
+        floors = np.maximum(marginal[m:], 0.0)
+        return {"x": found.x[:p], "floors": floors, "duals": duals, "n_iter": int(found.nit), "status": ""}
+
+    def _from_program(self, found: dict[str, Any], y: Any) -> Proposal:
+        if found["x"] is None:
+            nan = np.full(self.n, np.nan)
+            return Proposal(nan, np.full(self.domain.size, np.nan), y, 0, "highs", found["status"], {})
+        u = self.matrix @ found["x"] + self.offset
+        return Proposal(u, found["x"], y, found["n_iter"], "highs", "", {"duals": found["duals"]})
+
+    def _highest_by_program(self, q: Any) -> float:
+        plain = SmoothOracle(self.domain, 1, matrix=q[None])
+        plain._checked = True
+        found = plain._program(q, np.zeros(0, dtype=int), np.zeros(0), np.ones(1))
+        return np.inf if found.stopped else float(found.utilities[0])
+
+    # what must hold before anything is asked
+
+    def _check(self) -> None:
+        """The set is not empty and no linear utility is unbounded on it."""
+        if self._checked:
+            return
+        self._checked = True
+        d = self.domain
+        if not len(d.matrix) and not len(d.equal):
+            if d.radius is not None and np.linalg.norm(np.clip(0.0, d.lower, d.upper)) > d.radius:
+                raise InvalidProblem("the constraints leave no feasible point: the bounds lie outside the ball")
+        elif d.radius is None:
+            zero = SmoothOracle(d, 1, matrix=np.zeros((1, d.size)))
+            zero._checked = True
+            if zero._program(np.zeros(d.size), np.zeros(0, dtype=int), np.zeros(0), np.ones(1)).stopped == "infeasible":
+                raise InvalidProblem("the constraints leave no feasible point: the set is empty")
+        if self.matrix is not None and d.radius is None and not np.isfinite(d.reach).all():
+            for i in range(self.n):
+                if not np.isfinite(self._highest_by_program(self.matrix[i])):
+                    raise InvalidProblem(
+                        f"the utility of {self.names[i]} has no upper bound on the constraints; add what limits it"
+                    )
+
+    def empty_in_ball(self) -> bool:
+        """Whether linear constraints and ball exclude each other, proved by multipliers."""
+        d = self.domain
+        if d.radius is None or not len(d.matrix) + len(d.equal):
+            return False
+        rows = np.vstack([d.matrix, d.equal, -d.equal])
+        right = np.concatenate([d.limit, d.total, -d.total])
+        inner = SmoothOracle(Domain(d.size, d.lower, d.upper, radius=d.radius), len(rows), matrix=-rows, offset=right)
+        found = inner.maxmin(np.zeros(len(rows)), np.ones(len(rows)))
+        return inner.support(found.multipliers, found) < -1e-12 * float(found.multipliers @ (1 + abs(right)))

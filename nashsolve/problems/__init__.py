@@ -1,0 +1,1 @@
+"""Families of bargaining problems beyond the ball; all are answered with the same Solution."""

@@ -1,0 +1,205 @@
+"""Where x may lie: bounds, linear inequalities and equalities, a ball, and their intersections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from nashsolve.core import arrays
+from nashsolve.core.errors import InvalidProblem, InvalidType
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    r"""The convex set ``lower <= x <= upper, matrix @ x <= limit, equal @ x = total, |x| <= radius``.
+
+    Made by `simplex`, `box`, `ball` and `polytope`; ``a & b`` is the intersection.
+
+    Parameters
+    ----------
+    size : number p of coordinates
+    lower, upper : (p,), infinite where there is no bound
+    matrix, limit : (m, p) and (m,)
+    equal, total : (k, p) and (k,)
+    radius : of a ball around the origin, or None
+    """
+
+    size: int
+    lower: Any = None
+    upper: Any = None
+    matrix: Any = None
+    limit: Any = None
+    equal: Any = None
+    total: Any = None
+    radius: float | None = None
+    reach: Any = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        p = self.size
+        if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 1:
+            raise InvalidType(f"size is {p!r}; a whole number of coordinates, at least 1, is needed")
+        fresh = {
+            "lower": _numbers(self.lower, "lower", (p,), -np.inf),
+            "upper": _numbers(self.upper, "upper", (p,), np.inf),
+        }
+        for rows, right in (("matrix", "limit"), ("equal", "total")):
+            fresh |= _system(getattr(self, rows), getattr(self, right), rows, right, p)
+        if self.radius is not None and not (np.isfinite(self.radius) and self.radius > 0):
+            raise InvalidProblem(f"radius is {self.radius}; it must be positive and finite")
+        crossed = np.flatnonzero(fresh["lower"] > fresh["upper"])
+        if len(crossed):
+            j = crossed[0]
+            raise InvalidProblem(
+                f"lower[{j}] is {fresh['lower'][j]:g} and upper[{j}] is {fresh['upper'][j]:g}: the set is empty"
+            )
+        for name, value in fresh.items():
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "reach", self._reach())
+
+    def __and__(self, other: Domain) -> Domain:
+        if not isinstance(other, Domain):
+            return NotImplemented
+        if other.size != self.size:
+            raise InvalidProblem(f"domains of {self.size} and {other.size} coordinates do not intersect")
+        radii = [r for r in (self.radius, other.radius) if r is not None]
+        return replace(
+            self,
+            lower=np.maximum(self.lower, other.lower),
+            upper=np.minimum(self.upper, other.upper),
+            matrix=np.vstack([self.matrix, other.matrix]),
+            limit=np.concatenate([self.limit, other.limit]),
+            equal=np.vstack([self.equal, other.equal]),
+            total=np.concatenate([self.total, other.total]),
+            radius=min(radii) if radii else None,
+        )
+
+    def _reach(self) -> Any:
+        """Bounds (2, p) on every coordinate that the constraints imply, by a few rounds of interval arithmetic."""
+        low, high = self.lower.copy(), self.upper.copy()
+        if self.radius is not None:
+            low, high = np.maximum(low, -self.radius), np.minimum(high, self.radius)
+        rows = np.vstack([self.matrix, self.equal, -self.equal])
+        right = np.concatenate([self.limit, self.total, -self.total])
+        if not len(rows) or (np.isfinite(low).all() and np.isfinite(high).all()):
+            return np.stack([low, high])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for _ in range(3):
+                least = np.where(rows > 0, rows * low, np.where(rows < 0, rows * high, 0.0))
+                for i, row in enumerate(rows):
+                    missing = np.isinf(least[i])
+                    others = least[i][~missing].sum() - np.where(missing, 0.0, least[i])
+                    known = missing.sum() - missing == 0
+                    bound = (right[i] - others) / row
+                    high = np.where(known & (row > 0), np.minimum(high, bound), high)
+                    low = np.where(known & (row < 0), np.maximum(low, bound), low)
+        return np.stack([low, high])
+
+    def highest(self, direction: Any, duals: Duals) -> float:
+        r"""An upper bound of ``direction @ x`` over the set, for any multipliers, by weak duality.
+
+        .. math::
+            b^\top y + e^\top \nu + u^\top z_u - l^\top z_l + \max_x (q - C^\top y - E^\top \nu - z_u + z_l)^\top x
+
+        with the last maximum, of what the multipliers leave over, over the ball and the implied bounds.
+        """
+        y, below, above = (np.maximum(v, 0.0) for v in (duals.matrix, duals.lower, duals.upper))
+        left = direction - self.matrix.T @ y - self.equal.T @ duals.equal - above + below
+        fixed = self.limit @ y + self.total @ duals.equal
+        fixed += _product(above, self.upper) - _product(below, self.lower)
+        low, high = self.reach
+        in_box = _product(np.maximum(left, 0.0), high) - _product(np.maximum(-left, 0.0), low)
+        in_ball = np.inf if self.radius is None else self.radius * float(np.linalg.norm(left))
+        return float(fixed) + min(in_box, in_ball)
+
+    def no_duals(self) -> Duals:
+        """Multipliers of zero."""
+        p = self.size
+        return Duals(np.zeros(len(self.matrix)), np.zeros(len(self.equal)), np.zeros(p), np.zeros(p), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Duals:
+    """Multipliers of a domain's constraints: matrix (m,), equal (k,), lower and upper (p,), ball."""
+
+    matrix: Any
+    equal: Any
+    lower: Any
+    upper: Any
+    ball: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {"matrix": self.matrix, "equal": self.equal, "lower": self.lower, "upper": self.upper, "ball": self.ball}
+
+
+def _product(x: Any, bound: Any) -> float:
+    """x @ bound for x >= 0, where zero times infinity is zero."""
+    return float(np.where(x > 0, x * np.where(x > 0, bound, 0.0), 0.0).sum())
+
+
+def _numbers(value: Any, name: str, shape: tuple[int, ...], default: float) -> Any:
+    if value is None:
+        return np.full(shape, default)
+    found, _ = arrays.as_float64(value, name, np)
+    try:
+        found = np.array(np.broadcast_to(found, shape))
+    except ValueError:
+        raise InvalidProblem(f"{name} has shape {tuple(found.shape)}; {shape} is needed") from None
+    if np.isnan(found).any():
+        raise InvalidProblem(f"{name}[{int(np.flatnonzero(np.isnan(found))[0])}] is nan; a number is needed")
+    return found
+
+
+def _system(rows: Any, right: Any, name: str, right_name: str, p: int) -> dict[str, Any]:
+    if (rows is None) != (right is None):
+        raise InvalidProblem(f"give both {name} and {right_name}, or neither")
+    if rows is None:
+        return {name: np.zeros((0, p)), right_name: np.zeros(0)}
+    found, _ = arrays.as_float64(rows, name, np)
+    found = np.atleast_2d(found)
+    if found.ndim != 2 or found.shape[1] != p:
+        raise InvalidProblem(f"{name} has shape {tuple(found.shape)}; rows of {p} coordinates are needed")
+    side, _ = arrays.as_float64(right, right_name, np)
+    if side.ndim > 1 or (side.ndim == 1 and side.shape != (len(found),)):
+        raise InvalidProblem(f"{right_name} has shape {tuple(side.shape)}; one number for each of {len(found)} rows")
+    side = np.array(np.broadcast_to(side, (len(found),)))
+    for label, value in ((name, found), (right_name, side)):
+        if not np.isfinite(value).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            raise InvalidProblem(f"{label}[{', '.join(map(str, where))}] is {value[where]}; it must be finite")
+    return {name: np.array(found), right_name: side}
+
+
+def simplex(size: int, total: float = 1.0, free_disposal: bool = True) -> Domain:
+    """Divide `total` among `size` shares: x >= 0 with sum at most `total`, or exactly it without free disposal."""
+    if not (np.isfinite(total) and total > 0):
+        raise InvalidProblem(f"total is {total}; it must be positive and finite")
+    ones = np.ones((1, size))
+    if free_disposal:
+        return Domain(size, lower=np.zeros(size), matrix=ones, limit=[total])
+    return Domain(size, lower=np.zeros(size), equal=ones, total=[total])
+
+
+def box(lower: Any, upper: Any) -> Domain:
+    """Bounds on every coordinate; numbers or arrays of one length, infinite where there is no bound."""
+    low, high = np.broadcast_arrays(np.asarray(lower, dtype=float), np.asarray(upper, dtype=float))
+    if low.ndim > 1:
+        raise InvalidProblem(f"lower and upper have shape {low.shape}; one axis is needed")
+    return Domain(max(low.size, 1), lower=np.atleast_1d(low), upper=np.atleast_1d(high))
+
+
+def ball(size: int, radius: float = 1.0) -> Domain:
+    """The Euclidean ball around the origin."""
+    return Domain(size, radius=radius)
+
+
+def polytope(matrix: Any, limit: Any, *, equal: Any = None, total: Any = None, nonnegative: bool = False) -> Domain:
+    """The points with ``matrix @ x <= limit`` and ``equal @ x = total``, and x >= 0 if `nonnegative`."""
+    rows = np.atleast_2d(np.asarray(matrix, dtype=float))
+    size = rows.shape[1]
+    return Domain(
+        size, matrix=rows, limit=limit, equal=equal, total=total, lower=np.zeros(size) if nonnegative else None
+    )
