@@ -60,7 +60,7 @@ def bargain(domain: DomainGram, config: BargainConfig, start: np.ndarray | None 
     """
     begin = time.perf_counter()
     gram = ridged(domain.gram, config.ridge)
-    solution = _solve(gram, domain.gram_error, config, start)
+    solution = _solve(stated(gram, domain.gram_error, config), config, start)
     unscaled, policy = _unscaled(solution, gram, config)
     agreed = policy in ("", "face")
     # The policies' own weights sum to one already; by length they could not be scaled: theirs is zero but for rounding.
@@ -82,9 +82,13 @@ def bargain(domain: DomainGram, config: BargainConfig, start: np.ndarray | None 
     return Agreement(factor * unscaled, alpha, policy, factor, record)
 
 
-def ridged(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """``K + ridge * tr(K) / N * I``."""
-    return gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram)) if ridge else gram
+def ridged(gram: Any, ridge: float) -> Any:
+    """``K + ridge * tr(K) / N * I``, of NumPy arrays and torch tensors."""
+    if not ridge:
+        return gram
+    eye = np.eye(len(gram))
+    eye = eye if isinstance(gram, np.ndarray) else gram.new_tensor(eye)
+    return gram + ridge * gram.diagonal().sum() / len(gram) * eye
 
 
 def scale_factor(coefficients: Any, gram: Any, scale: Scale) -> Any:
@@ -108,21 +112,25 @@ def capped(factor: Any, coefficients: Any, cap: float | None) -> Any:
     if cap is None:
         return factor
     largest = abs(coefficients).max()
-    return cap / largest if float(factor * largest) > cap else factor
+    return cap / largest if bool(factor * largest > cap) else factor
 
 
-def _solve(gram: np.ndarray, error: float, config: BargainConfig, start: np.ndarray | None) -> Solution:
-    n = len(gram)
+def stated(gram: Any, error: float, config: BargainConfig) -> BargainingProblem:
+    """The bargaining problem of a Gram (NumPy, or a torch tensor that may ask for derivatives)."""
     given: dict[str, Any] = {"gram": gram, "gram_error": error}
     if config.disagreement == "mean":
-        length = float(gram.sum().clip(0) ** 0.5) / n
-        radius = config.radius if config.radius is not None else (config.radius_factor or 0.0) * length
+        n = len(gram)
+        radius = config.radius or (config.radius_factor or 0.0) * gram.sum().clip(0) ** 0.5 / n
         # A mean step of length zero offers nobody anything: that is zero disagreement, and no agreement exists.
         if radius > 0:
             given |= {"disagreement": gram.sum(1) / n, "radius": radius}
+    return BargainingProblem(**given)
+
+
+def _solve(problem: BargainingProblem, config: BargainConfig, start: np.ndarray | None) -> Solution:
     options: dict[str, Any] = {} if config.iterations is None else {"max_iter": config.iterations}
     how = "face" if config.on_no_agreement == "face" else "return"
-    return nashsolve.solve(BargainingProblem(**given), solver=config.solver, start=start, on_failure=how, **options)
+    return nashsolve.solve(problem, solver=config.solver, start=start, on_failure=how, **options)
 
 
 def _unscaled(solution: Solution, gram: np.ndarray, config: BargainConfig) -> tuple[np.ndarray, str]:

@@ -17,7 +17,7 @@ from .chain_config import BargainConfig, ChainConfig
 from .chain_function import run_chain
 from .chain_plan import Link, Plan
 from .curvature import KroneckerCurvature
-from .domain import cosines, domain_gram
+from .domain import DomainGram, domain_gram
 from .experts import Expert, ExpertView
 from .implicit import pull_back
 from .momentum import Momentum
@@ -66,7 +66,7 @@ class _Run:
 
     versions: tuple[Any, ...] = ()
     agreed: dict[str, list[tuple[Agreement, int]]] = field(default_factory=dict)
-    grams: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    grams: dict[tuple[str, int], DomainGram] = field(default_factory=dict)
     norms: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     bases: dict[Any, list[Expert]] = field(default_factory=dict)
 
@@ -185,7 +185,7 @@ class BaseExpertChain(nn.Module):
 
             def pull(agreement: Agreement, upstream: Tensor) -> Tensor:
                 layer = next(k for k, (found, _) in enumerate(plan.agreed) if found is agreement)
-                return pull_back(grams[group, layer], agreement, upstream, settings)
+                return pull_back(grams[group, layer].gram, grams[group, layer].gram_error, upstream, settings)
 
             plan.pull = pull
         return plan
@@ -195,7 +195,7 @@ class BaseExpertChain(nn.Module):
             return uniform(view.n)
         domain = domain_gram(view, now, self.config.bargain.products)
         check_finite(domain.gram, f"layer {layer} of {self.name}")
-        self._run.grams[group, layer] = domain.gram
+        self._run.grams[group, layer] = domain
         if not self.warm:
             return bargain(domain, self.config.bargain)
         row = self.alpha_start[list(self.groups).index(group), layer]
@@ -235,7 +235,7 @@ class BaseExpertChain(nn.Module):
 
     def _record(self, group: str, layer: int, agreement: Agreement, solved: int) -> dict[str, Any]:
         c = agreement.coefficients
-        gram = self._run.grams.get((group, layer))
+        domain = self._run.grams.get((group, layer))
         step, move = self._run.norms[group][layer]
         share = np.abs(c) / max(np.abs(c).sum(), 1e-300)
         total = float(c.sum())
@@ -252,9 +252,9 @@ class BaseExpertChain(nn.Module):
             "coefficients": c.tolist(),
             "sum": total,
             "entropy": float(-(share * np.log(np.maximum(share, 1e-300))).sum()),
-            "utilities": None if gram is None else (gram @ c).tolist(),
-            "norms": None if gram is None else np.sqrt(np.maximum(np.diagonal(gram), 0)).tolist(),
-            "cosines": None if gram is None else cosines(gram).tolist(),
+            "utilities": None if domain is None else (domain.gram @ c).tolist(),
+            "norms": None if domain is None else domain.norms.tolist(),
+            "cosines": None if domain is None else domain.cosines.tolist(),
             "step_norm": float(step),
             "base_move": float(move),
             "gamma": self.config.gamma,

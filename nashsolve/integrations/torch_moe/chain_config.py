@@ -109,8 +109,8 @@ class ChainConfig(Strict):
         if self.bargain == "uniform":
             if self.interval != 1 or not self.detach_alpha:
                 raise ValueError("uniform coefficients are constants: interval and detach_alpha change nothing")
-        elif not self.detach_alpha and (self.bargain.disagreement != "zero" or self.bargain.iterations is not None):
-            raise ValueError("detach_alpha=False needs zero disagreement and a converged solver (iterations=None)")
+        elif not self.detach_alpha and self.bargain.iterations is not None:
+            raise ValueError("detach_alpha=False needs a converged solver: iterations=None")
         if self.detach_chain and not self.detach_alpha:
             raise ValueError("detach_chain=True already detaches alpha")
         return self

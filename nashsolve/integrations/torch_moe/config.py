@@ -217,6 +217,8 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         if isinstance(value, Strict):
             value = value.model_dump(exclude_unset=True)
-        both = isinstance(value, dict) and isinstance(result.get(key), dict) and key not in ("options", "balance")
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        # Another router takes none of the options that were meant for the first one.
+        both = both and not (key == "router" and value.get("name", result[key]["name"]) != result[key]["name"])
         result[key] = _merged(result[key], value) if both else value
     return result

@@ -6,8 +6,6 @@ Tokens whose players cannot agree fall back to shares in proportion to w, and ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,6 +16,7 @@ _TINY = 1e-12
 """Weights below this share of the largest count as this share: a bargain knows no player without power."""
 _OPPOSED = 1e-6
 """Two players with 1 + cosine below this are taken to be opposed; float32 inner products say no more."""
+_GRAM_ERROR = 4 * torch.finfo(torch.float32).eps
 
 
 def token_shares(gram: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,30 +56,9 @@ def _two(gram: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _many(gram: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    alpha, failed = _Alpha.apply(gram.double(), w.double())
+    gram = (gram + gram.mT).double() / 2
+    problem = BargainingProblem(gram=gram, weights=w.double(), gram_error=_GRAM_ERROR)
+    solution = nashsolve.solve(problem, on_failure="return")
+    failed = solution.failed
+    alpha = torch.where(failed[:, None], 1.0, solution.alpha)
     return (alpha / alpha.sum(-1, keepdim=True)).to(w.dtype), failed
-
-
-class _Alpha(torch.autograd.Function):
-    r"""alpha of a batch; its derivative solves :math:`(G + \mathrm{diag}(w/\alpha^2))v = \bar\alpha`."""
-
-    @staticmethod
-    def forward(ctx: Any, gram: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        gram = (gram + gram.mT) / 2
-        error = 4 * torch.finfo(torch.float32).eps
-        solution = nashsolve.solve(BargainingProblem(gram=gram, weights=w, gram_error=error), on_failure="return")
-        failed = solution.failed
-        alpha = torch.where(failed[:, None], torch.ones_like(w), solution.alpha)
-        ctx.save_for_backward(gram, w, alpha, failed)
-        ctx.mark_non_differentiable(failed)
-        return alpha, failed
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-        gram, w, alpha, failed = ctx.saved_tensors
-        upstream = torch.where(failed[:, None], torch.zeros_like(upstream), upstream)
-        system = gram + torch.diag_embed(w / alpha**2)
-        system = torch.where(failed[:, None, None], torch.eye(w.shape[-1], dtype=w.dtype, device=w.device), system)
-        v = torch.linalg.solve(system, upstream)
-        outer = v[:, :, None] * alpha[:, None, :]
-        return -0.5 * (outer + outer.mT), v / alpha
