@@ -12,8 +12,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """One shape for each colour, so that a picture printed in grey still reads."""
 
 
-def new_axes(ax: Any, size: tuple[float, float]) -> Any:
-    """`ax`, or the axes of a new figure that no global state knows."""
+def new_axes(ax: Any, size: tuple[float, float], **options: Any) -> Any:
+    """`ax`, or the axes of a new figure that no global state knows; options go to ``Figure.add_subplot``."""
     if ax is not None:
         return ax
     try:
@@ -23,7 +23,7 @@ def new_axes(ax: Any, size: tuple[float, float]) -> Any:
         raise MissingExtra("matplotlib", "plot") from None
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return figure.add_subplot(**options)
 
 
 def save(ax: Any, file: str | Path, dpi: int = 150) -> Path:

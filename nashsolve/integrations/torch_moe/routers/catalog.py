@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -87,14 +88,45 @@ def make_router(
 
 
 def follow(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
-    """Call `after_step` of every router in `model` after each step of `optimizer`; returns a handle with remove()."""
+    """Call `after_step` of every router or merging layer in `model` after each step of `optimizer`.
+
+    A module that has an `after_step` looks after the modules inside it. Call it by hand, or use this, not both.
+
+    Parameters
+    ----------
+    optimizer : its `step` is followed
+    model : module that holds routers, alone or within layers
+
+    Returns
+    -------
+    a handle whose `remove()` ends it
+
+    Raises
+    ------
+    InvalidProblem
+        For a model without such modules.
+    """
+    followed = list(_followed(model, set()))
+    if not followed:
+        raise InvalidProblem("model holds no router and no merging layer: there is nothing to follow")
 
     def hook(*_: Any) -> None:
-        for module in model.modules():
-            if isinstance(module, Router):
-                module.after_step()
+        for module in followed:
+            module.after_step()
 
     return optimizer.register_step_post_hook(hook)
+
+
+def _followed(module: nn.Module, seen: set[nn.Module]) -> Iterator[Any]:
+    """The outermost modules with an `after_step`, each once."""
+    if module in seen:
+        return
+    seen.add(module)
+    if callable(getattr(module, "after_step", None)):
+        yield module
+        return
+    for child in module.children():
+        yield from _followed(child, seen)
 
 
 def _options(kind: type) -> list[str]:

@@ -54,6 +54,10 @@ class PooledRouter(Router):
             rows = Rows(**(vars(rows) | {"hidden": hidden}))
         return self.inner.route(rows)
 
+    def after_step(self) -> None:
+        """As inner."""
+        self.inner.after_step()
+
     def mean(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """Mean over tokens: windows (rows, tokens, d), mask (rows, tokens) or None; zero where no token counts."""
         if mask is None or self.count_padding:
