@@ -59,7 +59,8 @@ class Lock:
             os.close(descriptor)
             who = f"process {owner.get('pid', '?')} on {show(owner.get('host', 'this host'))}"
             raise LockHeld(
-                f"{who} is writing to {self.path.parent.parent.name}; if it is surely gone, delete {WORK}/{self.path.name}"
+                f"{who} is writing to {self.path.parent.parent.name}; if it is surely gone, delete "
+                f"{WORK}/{self.path.name}"
             )
         return descriptor
 
@@ -169,6 +170,7 @@ def begin(out: Path, identity: Mapping[str, Any], names: set[str]) -> tuple[Jour
     finished = _completed(out)
     if finished is not None:
         _same_plan(finished, identity)
+        shutil.rmtree(work, ignore_errors=True)
         return Journal(out), _NoLock(), True
     with disk.told("make the folder", work):
         work.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from .folder import Checkpoint, open_checkpoint, read_header
 from .hub import locate
 from .inspection import itemsize
 from .outputs import OutFile, expert_outputs, task_outputs, unit_of
-from .recipe import ExpertsRecipe, Recipe, TaskRecipe, canonical, load_recipe
+from .recipe import ExpertsRecipe, Recipe, TaskRecipe, canonical, check_solver, load_recipe
 
 GIB = 2**30
 
@@ -129,6 +129,7 @@ def plan(recipe: Any, *, max_memory: str | int = memory.DEFAULT, out: str | os.P
     CheckpointRefused, MissingExtra, OSError
     """
     read = load_recipe(recipe)
+    check_solver(read)
     bound = memory.parse_size(max_memory)
     made = _plan_experts(read, bound) if isinstance(read, ExpertsRecipe) else _plan_tasks(read, bound)
     problems = list(made.unsupported)

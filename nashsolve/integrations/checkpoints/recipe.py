@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
+
+from nashsolve.backends import catalog
 
 from .errors import CheckpointRefused
 from .header import show
@@ -23,7 +26,7 @@ class Solver(Strict):
     """How bargaining problems are solved."""
 
     name: str = Field(default="auto", description="a solver of nashsolve, such as auto, newton or cvxpy")
-    rtol: float | None = Field(default=None, gt=0, lt=1, description="relative accuracy wanted of every alpha")
+    rtol: float = Field(default=1e-8, gt=0, lt=1, description="relative accuracy wanted of every alpha")
     crosscheck: Literal["none", "sample", "all"] = Field(
         default="none", description="let a second solver judge one problem a layer, or every problem"
     )
@@ -120,8 +123,10 @@ class ExpertsRecipe(Strict):
             raise ValueError(f"{needs[0]} needs calibration, a file made by record_calibration")
         if self.calibration is not None and not needs:
             raise ValueError("calibration is given, but nothing in the recipe uses it")
-        if self.merge_method == "prune" and (self.scale != "sum1" or self.scaling_factor != 1.0):
-            raise ValueError("scale and scaling_factor change nothing for prune; leave them out")
+        if self.merge_method in ("mean", "frequency", "prune") and self.scale != "sum1":
+            raise ValueError("scale belongs to nash, utilitarian and min_norm")
+        if self.merge_method == "prune" and self.scaling_factor != 1.0:
+            raise ValueError("scaling_factor changes nothing for prune; leave it out")
         if self.align == "neurons" and self.base_expert not in ("zero", "dominant", "mean"):
             raise ValueError("align: neurons works with base_expert zero, dominant or mean")
         _check_shard_size(self.max_shard_size)
@@ -225,6 +230,20 @@ def schema() -> dict[str, Any]:
 def canonical(recipe: Recipe) -> dict[str, Any]:
     """Plain values of every key, in one order."""
     return json.loads(recipe.model_dump_json())
+
+
+def check_solver(recipe: Recipe) -> None:
+    """The solver's name is one of the catalog.
+
+    Raises
+    ------
+    CheckpointRefused
+    """
+    names = ("auto", *catalog.names())
+    if recipe.solver.name not in names:
+        near = get_close_matches(recipe.solver.name, names, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise CheckpointRefused(f"solver.name is {show(recipe.solver.name)}; choose one of {', '.join(names)}.{hint}")
 
 
 def _check_shard_size(value: Any) -> None:

@@ -102,7 +102,7 @@ class FileWriter:
     def _work(self) -> None:
         try:
             while (data := self._queue.get()) is not None:
-                view = memoryview(data).cast("B") if isinstance(data, bytes) else memoryview(data.reshape(-1)).cast("B")
+                view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).data).cast("B")
                 self._hash.update(view)
                 disk.write_all(self._descriptor, view, self.final)
                 self._written += len(view)

@@ -1,0 +1,115 @@
+"""Inner products of long vectors in one pass, the same to the last bit for any memory bound and number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from . import memory
+from .arithmetic import Arithmetic
+from .ranks import Alone
+from .vectors import Parts, Vector
+
+Array = np.ndarray[Any, Any]
+
+LANES = 16
+"""Partial sums of a Gram; each adds up its own stretch of the vectors, and lanes are then added as a fixed tree."""
+
+
+@dataclass(frozen=True)
+class CentredGram:
+    """Gram (n + 1, n + 1) of n vectors minus the mean of the first `centre` of them, and last the mean itself.
+
+    Inner products of any combinations of the vectors follow from it without the cancellation that a Gram of
+    uncentred vectors suffers when they are alike.
+    """
+
+    matrix: Array
+    centre: int
+    norms: Array
+    """Lengths of the uncentred vectors (n,)."""
+
+    roundoff: float
+    """Relative error of an entry against the lengths of its two vectors."""
+
+    def error_of(self, rows: Array) -> float:
+        """Bound on the relative error of the entries of ``of(rows)`` for `BargainingProblem(gram_error=...)`."""
+        lengths = np.sqrt(np.diagonal(self.matrix))
+        spread = np.abs(rows) @ lengths[:-1] + np.abs(rows.sum(axis=1)) * lengths[-1]
+        found = np.sqrt(np.maximum(np.diagonal(self.of(rows)), 0.0))
+        moved = found > 0
+        return float(self.roundoff * np.max((spread[moved] / found[moved]) ** 2, initial=0.0))
+
+    def of(self, rows: Array) -> Array:
+        """Gram of the combinations ``rows @ vectors``; rows (m, n)."""
+        total = rows.sum(axis=1, keepdims=True)
+        combined = np.concatenate([rows, total], axis=1)
+        found = combined @ self.matrix @ combined.T
+        return np.asarray(0.5 * (found + found.T))
+
+
+def centred_gram(
+    vectors: Sequence[Vector],
+    parts: Parts,
+    centre: int,
+    itemsize: int,
+    arithmetic: Arithmetic,
+    group: Alone,
+    tick: Callable[[int], None] = lambda n: None,
+) -> CentredGram:
+    """One pass over the vectors, split over the ranks of `group`.
+
+    Parameters
+    ----------
+    vectors : n of them
+    parts : names and sizes
+    centre : how many of the first vectors the mean is taken of
+    itemsize : bytes of a stored number, for the size of reads
+    tick : told after each read how many bytes it was
+    """
+    rows = len(vectors)
+    width = memory.block_columns(rows)
+    lanes = _lanes(parts, width)
+    sums = np.zeros((LANES, rows + 1, rows + 1))
+    for lane in range(group.rank, LANES, group.size):
+        total = arithmetic.zero(rows)
+        for part, start, count in _reads(lanes[lane], width * memory.read_blocks(rows, itemsize)):
+            block = [vector.read(part, start, count) for vector in vectors]
+            kind = np.result_type(*block)
+            for a in range(0, count, width):
+                piece = np.empty((rows, min(width, count - a)), dtype=kind)
+                for row, values in zip(piece, block, strict=True):
+                    row[:] = values[a : a + width]
+                total = arithmetic.add(total, piece, centre)
+            tick(rows * count * itemsize)
+        sums[lane] = arithmetic.fetch(total)
+    sums = group.all_sum(sums)
+    while len(sums) > 1:
+        sums = sums[0::2] + sums[1::2]
+    whole = sums[0]
+    mean = whole[-1, -1]
+    norms = np.sqrt(np.maximum(np.diagonal(whole)[:-1] + 2 * whole[-1, :-1] + mean, 0.0))
+    terms = width + max(map(len, lanes)) + LANES + 4
+    return CentredGram(whole, centre, norms, terms * 2.0**-53)
+
+
+def _lanes(parts: Parts, width: int) -> list[list[tuple[str, int, int]]]:
+    """Stretches of consecutive blocks, as equal as they can be."""
+    blocks = [(name, a, min(width, size - a)) for name, size in parts for a in range(0, size, width)]
+    ends = [k * len(blocks) // LANES for k in range(LANES + 1)]
+    return [blocks[a:b] for a, b in pairwise(ends)]
+
+
+def _reads(blocks: list[tuple[str, int, int]], most: int) -> list[tuple[str, int, int]]:
+    """Neighbouring blocks joined into reads of at most `most` entries."""
+    found: list[tuple[str, int, int]] = []
+    for name, start, count in blocks:
+        if found and found[-1][0] == name and found[-1][1] + found[-1][2] == start and found[-1][2] + count <= most:
+            found[-1] = (name, found[-1][1], found[-1][2] + count)
+        else:
+            found.append((name, start, count))
+    return found
