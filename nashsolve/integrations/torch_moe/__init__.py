@@ -23,7 +23,7 @@ _LAZY = {
     "PlainMember": "chain",
     "RouterConfig": "config",
     "SYSTEMS": "presets",
-    "bargain": "bargain",
+    "bargain_over_base": "bargain",
     "domain_gram": "domain",
     "link": "linking",
     "shared_slices": "base",

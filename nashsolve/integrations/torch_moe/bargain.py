@@ -40,7 +40,7 @@ def uniform(n: int) -> Agreement:
     return Agreement(np.full(n, 1 / n), None, "", record=record)
 
 
-def bargain(domain: DomainGram, config: BargainConfig, start: np.ndarray | None = None) -> Agreement:
+def bargain_over_base(domain: DomainGram, config: BargainConfig, start: np.ndarray | None = None) -> Agreement:
     """Solve for the coefficients of the next base expert.
 
     Parameters

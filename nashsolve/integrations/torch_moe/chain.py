@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nashsolve.core.errors import InvalidProblem
 
-from .bargain import Agreement, bargain, check_finite, uniform
+from .bargain import Agreement, bargain_over_base, check_finite, uniform
 from .chain_config import BargainConfig, ChainConfig
 from .chain_function import run_chain
 from .chain_plan import Link, Plan
@@ -197,10 +197,10 @@ class BaseExpertChain(nn.Module):
         check_finite(domain.gram, f"layer {layer} of {self.name}")
         self._run.grams[group, layer] = domain
         if not self.warm:
-            return bargain(domain, self.config.bargain)
+            return bargain_over_base(domain, self.config.bargain)
         row = self.alpha_start[list(self.groups).index(group), layer]
         start = row.cpu().numpy().copy() if bool((row > 0).all()) else None
-        found = bargain(domain, self.config.bargain, start)
+        found = bargain_over_base(domain, self.config.bargain, start)
         if found.alpha is not None and found.policy == "":
             row.copy_(torch.from_numpy(found.alpha))
         return found

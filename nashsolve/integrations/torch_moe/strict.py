@@ -41,8 +41,8 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _fields_at(owner, item["loc"][:-1])
-            lines.append(f"{owner.__name__} has no setting {where!r}; {nearest(str(item['loc'][-1]), known)}")
+            # Nested settings raise for themselves, so that an unknown name is always one of `owner`'s own.
+            lines.append(f"{owner.__name__} has no setting {where!r}; {nearest(where, list(owner.model_fields))}")
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
         elif item["type"] == "missing":
@@ -50,14 +50,3 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> str:
         else:
             lines.append(f"{owner.__name__}.{where} is {item['input']!r}: {item['msg']}")
     return "; ".join(lines)
-
-
-def _fields_at(owner: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names of the settings at a path of nested classes."""
-    for part in path:
-        field = owner.model_fields.get(str(part))
-        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if inner:
-            owner = inner[0]
-    return list(owner.model_fields)
