@@ -332,7 +332,7 @@ def _text(s: Solution) -> str:
     if s.status is not Status.NO_AGREEMENT:
         lines.append(f"{'player':<{width}}  {'utility':>11}  {'gain':>11}  {'alpha':>11}  {'error <=':>9}")
         for i in shown:
-            row = [float(v[i]) for v in (s.utilities, s.gains, s.alpha)]
+            row = [float(arrays.to_numpy(v)[i]) for v in (s.utilities, s.gains, s.alpha)]
             lines.append(
                 f"{p.player(i):<{width}}  "
                 + "  ".join(f"{v:>11.6g}" for v in row)

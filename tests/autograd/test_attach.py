@@ -88,6 +88,7 @@ def test_values_are_those_without_grad():
     for name in (*FIELDS, "point", "error_bound"):
         assert_bitwise(getattr(tracked, name).detach(), getattr(plain, name))
     assert tracked.alpha.requires_grad and not tracked.error_bound.requires_grad
+    assert repr(tracked) == repr(plain)
     with torch.no_grad():
         assert not ns.solve(ns.BargainingProblem(vectors=vectors.clone().requires_grad_())).alpha.requires_grad
 
