@@ -8,6 +8,7 @@ from .crosscheck import crosscheck
 from .demo import demo
 from .doctor import doctor
 from .exits import EPILOG
+from .merge.app import merge
 from .solve import solve
 from .verify import verify
 
@@ -22,3 +23,4 @@ app = typer.Typer(
 )
 for command in (solve, verify, crosscheck, doctor, demo):
     app.command(epilog=EPILOG)(command)
+app.add_typer(merge)

@@ -56,6 +56,14 @@ class Plan:
         """Bytes of the output's weight files."""
         return sum(file.nbytes for file in self.files)
 
+    @property
+    def shortage(self) -> str:
+        """What the memory bound lacks, empty when it suffices."""
+        if self.peak_bytes <= self.max_memory:
+            return ""
+        need, have = (f"{b / 2**20:.0f} MiB" for b in (self.peak_bytes, self.max_memory))
+        return f"the run needs {need} of memory, more than the {have} of --max-memory"
+
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to go on where another one stopped; holds no path."""
         recipe = canonical(self.recipe)
@@ -332,8 +340,9 @@ def _stamps(source: Checkpoint) -> dict[str, Any]:
     return {"name": source.name, "fingerprint": source.fingerprint, "files": files}
 
 
-def _existing(path: Path) -> Path:
+def free_bytes(path: Path) -> int:
+    """Free space where `path` is, or will be."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
-    return path
+    return shutil.disk_usage(path).free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -13,11 +14,11 @@ from typing import Any
 
 from . import disk, memory
 from .arithmetic import choose
-from .errors import CheckpointRefused, OutputFailed
+from .errors import CheckpointRefused, MemoryExceeded, OutputFailed
 from .finish import publish_all
 from .journal import COMPLETE, Journal, begin
 from .outputs import OutFile
-from .plan import Plan, plan
+from .plan import Plan, free_bytes, plan
 from .producing import Producer
 from .ranks import Alone, join
 from .reader import Reader
@@ -85,11 +86,10 @@ def run(
     OutputFailed, MemoryExceeded, LockHeld, ResumeMismatch, MissingExtra
     """
     begun, before = time.perf_counter(), memory.peak()
-    made = plan(recipe, max_memory=max_memory, out=None)
+    made = plan(recipe, max_memory=max_memory)
     folder = Path(out)
     _check_folders(made, folder)
-    if made.unsupported:
-        raise CheckpointRefused("; ".join(made.unsupported))
+    _check_possible(made, folder)
     group = join()
     try:
         with Reader([*made.sources]) as reader:
@@ -105,6 +105,18 @@ def run(
             "peak_memory_bytes": memory.peak(),
         }
     )
+
+
+def _check_possible(made: Plan, out: Path) -> None:
+    """Refuse before anything is written what the plan knows to be impossible."""
+    if made.shortage:
+        raise MemoryExceeded(made.shortage)
+    if made.unsupported:
+        raise CheckpointRefused("; ".join(made.unsupported))
+    begun = sum(path.stat().st_size for path in out.glob("*.safetensors")) if out.is_dir() else 0
+    free, need = free_bytes(out), made.output_bytes + made.scratch_bytes - begun
+    if need > free:
+        raise OutputFailed(errno.ENOSPC, f"the run needs {need} bytes of disk, and {free} are free")
 
 
 def _silent(phase: str, done: int, total: int, line: str) -> None:

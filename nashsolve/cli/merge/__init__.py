@@ -1,0 +1,1 @@
+"""`nashsolve merge`: checkpoints in, a checkpoint out."""
