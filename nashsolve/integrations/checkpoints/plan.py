@@ -140,13 +140,9 @@ def plan(recipe: Any, *, max_memory: str | int = memory.DEFAULT, out: str | os.P
     check_solver(read)
     bound = memory.parse_size(max_memory)
     made = _plan_experts(read, bound) if isinstance(read, ExpertsRecipe) else _plan_tasks(read, bound)
-    problems = list(made.unsupported)
-    if made.peak_bytes > bound:
-        problems.append(
-            f"the run needs {made.peak_bytes / 2**20:.0f} MiB of memory, more than --max-memory {bound / 2**20:.0f} MiB"
-        )
+    problems = [*made.unsupported, *filter(None, [made.shortage])]
     if out is not None:
-        free = shutil.disk_usage(_existing(Path(out))).free
+        free = free_bytes(Path(out))
         need = made.output_bytes + made.scratch_bytes
         if need > free:
             problems.append(f"the run needs {need} bytes of disk, and {free} are free")

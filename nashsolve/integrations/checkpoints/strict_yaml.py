@@ -96,7 +96,8 @@ def validate(kind: type[Model], data: Any, source: str) -> Model:
     try:
         return kind.model_validate(dict(data))
     except ValidationError as error:
-        first = error.errors()[0]
+        findings = error.errors()
+        first = next((e for e in findings if e["type"] == "extra_forbidden"), findings[0])
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             names = _names_at(kind, first["loc"][:-1])
