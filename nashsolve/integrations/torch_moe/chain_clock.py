@@ -43,8 +43,11 @@ class ChainClock:
             return []
         begin = _now()
         bases = [chain.bases() for chain in chains]
-        self.forward += _now() - begin
-        self.solves += sum(record["seconds"] for chain in chains for record in chain.report() if record["resolved"])
+        took = _now() - begin
+        self.forward += took
+        solved = sum(record["seconds"] for chain in chains for record in chain.report() if record["resolved"])
+        if solved <= took:  # else the chains were cached, and these are the seconds of an earlier call
+            self.solves += solved
         tensors = [tensor for layers in bases for base in layers[1:] for tensor in base.values()]
         for node in {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}:
             node.register_prehook(self._start)

@@ -28,6 +28,7 @@ class _Plan:
     over_base: bool
 
 
+@torch.compiler.disable
 def curved_merge(
     slot: Slot, base: Tensor, weights: Tensor, curvature: SlotCurvature | None, ties: bool, over_base: bool = True
 ) -> Tensor:
