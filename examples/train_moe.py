@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nashsolve.integrations.torch_moe import SYSTEMS, MoE, MoEConfig, link
+from nashsolve.integrations.torch_moe.chain_clock import ChainClock
 from nashsolve.integrations.torch_moe.feed_forward import feed_forward
 from nashsolve.integrations.torch_moe.pictures import (
     output_cosines,
@@ -78,33 +79,6 @@ def make_config(system: str, d_model: int, experts: int, eta: float, segment: in
     return MoEConfig.preset(system, d_model=d_model, d_hidden=2 * d_model, n_experts=experts, **settings)
 
 
-@dataclass
-class Stopwatch:
-    """Seconds of whole steps, and of the chain in them: its solves and propagation, forward and backward."""
-
-    whole: float = 0.0
-    chain: float = 0.0
-    solves: float = 0.0
-    _mark: float = field(default=0.0, repr=False)
-
-    def compute(self, chains: list[Any]) -> None:
-        """Compute the chains ahead of the forward pass, which then finds them cached, and watch their backward."""
-        begin = time.perf_counter()
-        bases = [chain.bases() for chain in chains]
-        self.chain += time.perf_counter() - begin
-        self.solves += sum(record["seconds"] for chain in chains for record in chain.report() if record["resolved"])
-        tensors = [tensor for layers in bases for base in layers[1:] for tensor in base.values()]
-        for node in {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}:
-            node.register_prehook(self._start)
-            node.register_hook(self._stop)
-
-    def _start(self, *_: Any) -> None:
-        self._mark = time.perf_counter()
-
-    def _stop(self, *_: Any) -> None:
-        self.chain += time.perf_counter() - self._mark
-
-
 @torch.no_grad()
 def bits_per_byte(model: SmallTransformer, data: torch.Tensor, length: int, windows: int) -> float:
     """Mean code length on windows spread evenly over the data."""
@@ -131,7 +105,8 @@ class Trainer:
     lr: float
     seed: int
     history: Telemetry = field(default_factory=Telemetry)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    clock: ChainClock = field(default_factory=ChainClock)
+    seconds: float = 0.0
 
     def fit(self, seconds: float, steps: int) -> int:
         """Train until the time or the steps are over; returns the number of steps."""
@@ -141,24 +116,24 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.seed)
         bar = tqdm(total=round(seconds), unit="s", disable=None)
         step = 0
-        while self.watch.whole < seconds and step < steps:
+        while self.seconds < seconds and step < steps:
             begin = time.perf_counter()
-            progress = max(self.watch.whole / seconds, step / steps)
+            progress = max(self.seconds / seconds, step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * min(1.0, (step + 1) / 50) * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
             loss = self.step(optimizer, generator) / math.log(2)
-            self.watch.whole += time.perf_counter() - begin
+            self.seconds += time.perf_counter() - begin
             if step % 10 == 0:
                 self.history.log(step, self.chains, self.model, bits_per_byte=loss)
                 bar.set_postfix_str(f"step {step}, {loss:.3f} bits per byte")
-            bar.update(min(int(self.watch.whole), round(seconds)) - bar.n)
+            bar.update(min(int(self.seconds), round(seconds)) - bar.n)
             step += 1
         bar.close()
         return step
 
     def step(self, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> float:
         """One optimizer step; returns the loss in nats per byte, without balance losses."""
-        self.watch.compute(self.chains)
+        self.clock.compute(self.chains)
         x, y = draw(self.data, self.batch, self.length, generator)
         loss = nn.functional.cross_entropy(self.model(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad(set_to_none=True)
@@ -233,13 +208,12 @@ def train(
     data, held_out = read_sources()
     run = Trainer(model, chains, data, batch, length, lr, seed)
     step = run.fit(seconds, steps or 10**9)
-    whole = run.watch.whole
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{system}: {parameters:.2f} M parameters, {step} steps of {batch * length} bytes in {whole:.0f} s")
+    print(f"{system}: {parameters:.2f} M parameters, {step} steps of {batch * length} bytes in {run.seconds:.0f} s")
     print(f"held-out bits per byte: {bits_per_byte(model, held_out, length, windows=64):.3f}")
-    print(f"bytes per second: {step * batch * length / whole:,.0f}")
+    print(f"bytes per second: {step * batch * length / run.seconds:,.0f}")
     if chains:
-        share, solve = 100 * run.watch.chain / whole, 100 * run.watch.solves / whole
+        share, solve = 100 * run.clock.total / run.seconds, 100 * run.clock.solves / run.seconds
         print(f"merging's share of the training step: {share:.2f} % (base-expert chain; its solves are {solve:.2f} %)")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

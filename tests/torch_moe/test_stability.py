@@ -166,6 +166,15 @@ def test_no_momentum_on_a_grid_beats_the_optimal_one(step):
     assert_near(real.radius, brute_radius(real.beta, step), rtol=1e-4, atol=1e-4)
 
 
+def test_lower_bounds_of_the_spectral_radius():
+    beta, step = draws(20_000, seed=6)
+    radius = brute_radius(beta, step)
+    assert (radius >= np.sqrt(step) - 1 - 1e-6).all()
+    small = step <= 2
+    y = [max(np.roots([2, 0, -3 * h, h * h]).real) for h in step[small]]
+    assert (radius[small] >= 1 - np.array(y) - 1e-6).all()
+
+
 @pytest.mark.parametrize("step", [0.02, 0.3, 0.99])
 def test_optimal_momentum_below_one_is_a_triple_root(step):
     choice = stability.optimal_beta(step)

@@ -74,7 +74,7 @@ def plot_base_updates(history: Telemetry, chain: str | None = None, group: str =
     for layer in range(depth):
         color = colormaps["viridis"](0.9 * layer / max(depth - 1, 1))
         ax.plot(history.steps, values[:, layer], color=color, linewidth=1.8, label=f"{layer} to {layer + 1}")
-    if np.nanmin(values) > 0:
+    if np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter("{x:g}")

@@ -1,10 +1,10 @@
 r"""The best momentum for a step, the best step for a momentum.
 
-**One step known.** The cubic's coefficients allow a triple root q as long as h <= 1: with q = 1 - y it solves
-:math:`y^3 - \tfrac32 hy + \tfrac12 h^2 = 0`, so :math:`y = \sqrt{2h}\cos(\tfrac13\arccos(-\sqrt{h/2}))`,
-r = 1 - 3y/2 + h/2 and :math:`|\beta|^2 = q^3`. All three eigenvalues are then as small as their product allows.
-For 1 < h < 4 no complex momentum beats Polyak's real one, :math:`\beta = (\sqrt h - 1)^2` with radius
-:math:`\sqrt h - 1`; at h = 1 both are no momentum at all. From h = 4 on nothing is stable.
+**One step known.** Every momentum has spectral radius at least 1 - y, where y is the largest root of
+:math:`2y^3 - 3hy + h^2`, which is :math:`\sqrt{2h}\cos(\tfrac13\arccos(-\sqrt{h/2}))`, and at least
+:math:`\sqrt h - 1`. For h <= 1 the first is reached, by a triple root q = 1 - y with r = 1 - 3y/2 + h/2 and
+:math:`|\beta|^2 = q^3`; for 1 <= h < 4 the second, by Polyak's real :math:`(\sqrt h - 1)^2`. At h = 1 both are no
+momentum at all, and from h = 4 on nothing is stable. The proofs are in the documentation.
 
 **Only a range of steps known** (alpha changes from layer to layer and from step to step). Then the largest spectral
 radius over the range is minimised.
