@@ -22,7 +22,7 @@ def gram_blocked(read: Experts, wide: bool) -> tuple[torch.Tensor, float]:
     wide = wide or read.device.type != "cpu"
     total = torch.zeros(read.n, read.n, dtype=torch.float64, device=read.device)
     for part in read.parts:
-        _add_part(total, part, torch.float64 if wide else torch.float32)
+        total += _gram_of_part(part, torch.float64 if wide else torch.float32, read.device)
     total = (total + total.T) / 2
     columns = sum(part.length for part in read.parts)
     return total, error_bound(columns, wide)
@@ -35,11 +35,23 @@ def error_bound(columns: int, wide: bool) -> float:
     return (run + 3) * unit * 1.01 + (columns / _RUN + 2) * U64
 
 
-def _add_part(total: torch.Tensor, part: Part, kind: torch.dtype) -> None:
+def _gram_of_part(part: Part, kind: torch.dtype, device: torch.device) -> torch.Tensor:
+    """By blocks as wide as the cache, or narrower ones where the memory for them is not there."""
+    width = _width(len(part.experts), device, kind)
+    while True:
+        try:
+            return _gram_by_width(part, kind, device, width)
+        except torch.OutOfMemoryError:
+            if width <= _RUN:
+                raise
+            width //= 2
+
+
+def _gram_by_width(part: Part, kind: torch.dtype, device: torch.device, width: int) -> torch.Tensor:
     n, length = len(part.experts), part.length
     experts, base, _ = part.flat()
-    width = _width(n, total.device, kind)
-    scratch = torch.empty(n, min(width, -(-length // _RUN) * _RUN), dtype=kind, device=total.device)
+    total = torch.zeros(n, n, dtype=torch.float64, device=device)
+    scratch = torch.empty(n, min(width, -(-length // _RUN) * _RUN), dtype=kind, device=device)
     below = None if base is None else torch.empty_like(scratch[0])
     for start in range(0, length, width):
         stop = min(start + width, length)
@@ -52,6 +64,7 @@ def _add_part(total: torch.Tensor, part: Part, kind: torch.dtype) -> None:
             difference(expert[start:stop], piece, row[: stop - start])
         runs = rows.unflatten(1, (wanted // _RUN, _RUN)).transpose(0, 1)
         total += torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
+    return total
 
 
 def difference(piece: torch.Tensor, below: torch.Tensor | None, into: torch.Tensor) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from nashsolve.core.errors import InvalidProblem, InvalidType
 
+from . import fused
 from .combine_blocked import Momentum, combine_blocked
+from .methods import METHODS, check_choice, choose
 from .parts import Experts, Part, as_tensor, check_like_first, is_array, read_experts, tensors_of, to_numpy
 
 
@@ -32,6 +35,7 @@ def combine(
     buffers: Sequence[Any] | None = None,
     out: Any = None,
     buffers_out: Sequence[Any] | None = None,
+    method: str = "auto",
 ) -> Any:
     r"""Base expert plus the combined domain vectors, fused with the momentum buffers.
 
@@ -57,6 +61,8 @@ def combine(
         Where the result goes; it may be `base` itself.
     buffers_out : like `buffers`, optional
         Where the new buffers go; they may be `buffers` themselves.
+    method : "auto", "torch" or "triton"
+        As for `gram_of_differences`.
 
     Returns
     -------
@@ -68,6 +74,7 @@ def combine(
     InvalidProblem
         For shapes, dtypes, devices or numbers that do not fit, with the place.
     """
+    check_choice("method", method, METHODS)
     read = read_experts(experts, base)
     beta = _read_momentum(momentum, step)
     c = _read_coefficients(coefficients, read)
@@ -86,7 +93,14 @@ def combine(
             if news is None
             else [new[k] for new in news]
         )
-        _run(part, c, complex(step), beta, before, [point, *after])
+        arguments = (part, c, complex(step), beta, before, [point, *after])
+        choose(
+            method,
+            fused.why_not_combine(read),
+            read,
+            fused=partial(_run, fused.combine_fused, *arguments),
+            plain=partial(_run, combine_blocked, *arguments),
+        )
         points.append(point)
         for state, buffer in zip(states, after, strict=True):
             state.append(buffer)
@@ -98,6 +112,7 @@ def combine(
 
 
 def _run(
+    run: Callable[..., None],
     part: Part,
     c: torch.Tensor,
     step: complex,
@@ -108,7 +123,7 @@ def _run(
     """One part; results for targets that have no flat view are copied back."""
     experts, base, others = part.flat(*before, *targets)
     old, results = others[: len(before)], others[len(before) :]
-    combine_blocked(experts, base, c.to(part.wide), step, beta, old, results, part.wide)
+    run(experts, base, c.to(part.wide), step, beta, old, results, part.wide)
     for target, result in zip(targets, results, strict=True):
         if target.numel() and result.data_ptr() != target.data_ptr():
             target.copy_(result.view(target.shape))

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nashsolve.core.errors import InvalidProblem
-
+from . import fused
 from .blocked import gram_blocked
+from .methods import METHODS, check_choice, choose
 from .parts import Experts, read_experts
 
 PRODUCTS = ("float32", "float64")
-METHODS = ("auto", "torch")
 
 
 class DifferenceGram(NamedTuple):
@@ -42,8 +41,8 @@ def gram_of_differences(
         In which precision differences and products are formed before they are summed in float64; always float64 where
         an expert or the base is. With "float64" the error falls to about 1e-13 and the time grows, on a CPU about
         twofold.
-    method : "auto" or "torch"
-        "auto" is a fused kernel where there is one for the device, and blocked products of torch otherwise.
+    method : "auto", "torch" or "triton"
+        "auto" is a fused kernel where there is one for device and data, and blocked products of torch otherwise.
 
     Returns
     -------
@@ -63,15 +62,20 @@ def gram_of_differences(
     a tensor core can build up. NaN and infinite parameters end in a Gram of NaN, and the problem's
     status. Two calls with the same data give the same bits.
     """
-    for name, value, known in (("products", products, PRODUCTS), ("method", method, METHODS)):
-        if value not in known:
-            raise InvalidProblem(f"{name} is {value!r}; choose one of {', '.join(known)}")
+    check_choice("products", products, PRODUCTS)
+    check_choice("method", method, METHODS)
     read = read_experts(experts, base)
-    gram, error = _compute(read, products)
+    gram, error = choose(
+        method,
+        fused.why_not(read, products),
+        read,
+        fused=lambda: fused.gram_fused(read),
+        plain=lambda: _blocked(read, products),
+    )
     return DifferenceGram(gram.numpy() if read.numpy else gram, error)
 
 
-def _compute(read: Experts, products: str) -> tuple[torch.Tensor, float]:
+def _blocked(read: Experts, products: str) -> tuple[torch.Tensor, float]:
     wide = products == "float64" or any(part.wide == torch.float64 for part in read.parts)
     gram, error = gram_blocked(read, wide)
     if not wide and read.device.type == "cpu" and not _within_range(gram, read):
