@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .compare import compare
 from .core.certificate import Certificate, verify
 from .core.errors import (
     InvalidProblem,
@@ -17,7 +18,7 @@ from .core.problem import BargainingProblem, gram
 from .core.solution import Solution
 from .core.status import Status
 from .crosscheck import crosscheck
-from .solve import explain, nash_weights, solve
+from .solve import explain, nash_weights, solve, solve_discrete
 
 if TYPE_CHECKING:
     from .problems.convex import ConvexBargainingProblem as ConvexBargainingProblem
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from .problems.domains import box as box
     from .problems.domains import polytope as polytope
     from .problems.domains import simplex as simplex
+    from .problems.frontier import frontier as frontier
+    from .problems.markets import exchange as exchange
+    from .problems.markets import fisher_market as fisher_market
+    from .problems.networks import network as network
     from .problems.outcomes import OutcomeBargainingProblem as OutcomeBargainingProblem
+    from .problems.risk import portfolio as portfolio
+    from .problems.risk import risk_budgeting as risk_budgeting
+    from .problems.splits import alternating_offers as alternating_offers
+    from .problems.splits import outside_options as outside_options
+    from .problems.splits import split as split
     from .tall import Combined as Combined
     from .tall import DifferenceGram as DifferenceGram
     from .tall import combine as combine
@@ -45,6 +55,15 @@ _LAZY = {
     "box": "problems.domains",
     "polytope": "problems.domains",
     "simplex": "problems.domains",
+    "split": "problems.splits",
+    "outside_options": "problems.splits",
+    "alternating_offers": "problems.splits",
+    "fisher_market": "problems.markets",
+    "exchange": "problems.markets",
+    "network": "problems.networks",
+    "risk_budgeting": "problems.risk",
+    "portfolio": "problems.risk",
+    "frontier": "problems.frontier",
 }
 
 __all__ = [
@@ -57,11 +76,13 @@ __all__ = [
     "Solution",
     "SolverFailed",
     "Status",
+    "compare",
     "crosscheck",
     "explain",
     "gram",
     "nash_weights",
     "solve",
+    "solve_discrete",
     "verify",
 ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from array_api_compat import is_numpy_namespace
 
+from . import direct
 from .backends import catalog
 from .core import arrays
 from .core.arrays import Array
@@ -42,8 +43,9 @@ def solve(
         `constraints` and the other arguments of ConvexBargainingProblem are among the options.
     concept : "nash", or another solution concept: kalai_smorodinsky, egalitarian, utilitarian, alpha_fairness,
         min_norm, equal_area, raiffa_discrete, raiffa_continuous. Their options go beside it.
-    solver : name from the catalog, "auto", or an object that follows the Solver protocol. "auto" picks the closed
-        form for a Gram of one or two players and Newton's method otherwise; `solution.solver` says which.
+    solver : name from the catalog, "auto", or an object that follows the Solver protocol. "auto" picks the
+        compiled kernel where it can take the problem, else the closed form for a Gram of one or two players, else
+        Newton's method; `solution.solver` says which.
     start : (..., n) positive, or a Solution, optional
         Warm start for alpha, such as the solution of a problem nearby; one that is merely bad (not positive, not
         finite, or no better than none) is ignored, a wrong shape raises. Used by newton and ccp.
@@ -65,8 +67,27 @@ def solve(
         return _general(problem, concept, solver, start, on_failure, options)
     if on_failure not in (None, *_ON_FAILURE):
         raise InvalidProblem(f"on_failure is {on_failure!r}; choose one of {', '.join(_ON_FAILURE)}")
-    if not isinstance(problem, BargainingProblem):
-        problem = BargainingProblem(gram=problem)
+    solution = None
+    if isinstance(solver, str) and solver in ("auto", "compiled") and options.keys() <= direct.OPTIONS:
+        _check_options(options)
+        solution = direct.solve(problem, start, lambda part: _by_engine(part, "compiled", None, options), **options)
+    if solution is None:
+        if not isinstance(problem, BargainingProblem):
+            problem = BargainingProblem(gram=problem)
+        solution = _by_engine(problem, solver, start, options)
+    problem = solution.problem
+    policy = on_failure or ("return" if problem.batch_shape else "raise")
+    if policy == "face" and problem.batch_shape:
+        raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")
+    if policy == "face" and solution.status is Status.NO_AGREEMENT:
+        return face(problem, solution, solve)
+    if policy != "return" and not solution.success:
+        _raise(solution)
+    return solution
+
+
+def _by_engine(problem: BargainingProblem, solver: Any, start: Any, options: dict[str, Any]) -> Solution:
+    """One engine's answer, judged; differentiable where the problem's tensors are."""
     begin = time.perf_counter()
     engine, picked = _engine(problem, solver, options)
     reason = engine.why_not(problem)
@@ -78,14 +99,19 @@ def solve(
         from .autograd import attach
 
         solution = attach(solution)
-    policy = on_failure or ("return" if problem.batch_shape else "raise")
-    if policy == "face" and problem.batch_shape:
-        raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")
-    if policy == "face" and solution.status is Status.NO_AGREEMENT:
-        return face(problem, solution, solve)
-    if policy != "return" and not solution.success:
-        _raise(solution)
     return solution
+
+
+def solve_discrete(payoffs: Any, *, lotteries: bool = True, **options: Any) -> Solution:
+    """Solution of a table of outcomes, array or DataFrame (outcomes, players), in one call.
+
+    `weights`, `disagreement`, `names` and `labels` are those of OutcomeBargainingProblem; other options go to `solve`.
+    """
+    from .problems.outcomes import OutcomeBargainingProblem
+
+    own = ("weights", "disagreement", "names", "labels")
+    given = {name: options.pop(name) for name in own if name in options}
+    return solve(OutcomeBargainingProblem(payoffs, lotteries=lotteries, **given), **options)
 
 
 def _general(
@@ -104,13 +130,16 @@ def _general(
 
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver: str, begin: float) -> Solution:
     """Certificate and status of a raw answer, on the unscaled problem."""
+    goal = rtol if rtol is not None else (1e-10 if problem.kind == "float64" else 1e-5)
+    short = direct.judge(problem, raw, goal, solver, begin)
+    if short is not None:
+        return short
     with arrays.quiet(problem.xp):
         inside = raw.details.get("constrained")
         if inside is None:
             proof = certify(problem, raw.alpha, raw.coefficients)
         else:
             proof = certify_point(problem, inside["point"], inside["support"])
-        goal = rtol if rtol is not None else (1e-10 if problem.kind == "float64" else 1e-5)
         return build(
             problem,
             proof,
@@ -135,6 +164,9 @@ def nash_weights(gram: Array, weights: Any = None, **options: Any) -> Array:
 
         if autograd.takes_over(gram, weights):
             return autograd.nash_weights(gram, weights)
+    alpha = None if options else direct.weights(gram, weights)
+    if alpha is not None:
+        return alpha
     return solve(BargainingProblem(gram=gram, weights=weights), on_failure="raise", **options).alpha
 
 
@@ -151,11 +183,14 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
         return catalog.make(solver, **options), solver
     formula = problem.vectors is None and problem.n in (1, 2) and not options and problem.mask is None
     picked = "closed_form" if formula and problem.disagreement is None else "newton"
+    compiled = catalog.make("compiled") if problem.disagreement is None else None
+    if compiled is not None and compiled.why_not(problem) is None and options.keys() <= direct.OPTIONS:
+        picked = "compiled"
     return catalog.make(picked, **options), picked
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    for name in ("max_iter", "time_limit", "rtol"):
+    for name in ("max_iter", "time_limit", "rtol", "threads"):
         value = options.get(name)
         if value is None:
             continue
@@ -163,8 +198,10 @@ def _check_options(options: dict[str, Any]) -> None:
             raise InvalidType(f"{name} is {value!r}; a number is needed")
         if not math.isfinite(value) or value < 0:
             raise InvalidProblem(f"{name} is {value}; it must be finite and not negative")
-        if name == "max_iter" and value != int(value):
-            raise InvalidProblem(f"max_iter is {value}; a whole number is needed")
+        if name in ("max_iter", "threads") and value != int(value):
+            raise InvalidProblem(f"{name} is {value}; a whole number is needed")
+        if name == "threads" and value < 1:
+            raise InvalidProblem("threads is 0; at least one is needed, and None means every core")
 
 
 def _read_start(problem: BargainingProblem, start: Any) -> Array | None:

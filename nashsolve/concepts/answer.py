@@ -45,7 +45,8 @@ def answer(problem: Any, concept: str, on_failure: str | None = None, **options:
     rtol = options.pop("rtol", None)
     own, engine = catalog.split_options(concept, options, _ENGINE)
     asked = oracle(problem, engine)
-    found = catalog.load(concept)(Bargain.of(problem, asked), **own)
+    with arrays.quiet(np):
+        found = catalog.load(concept)(Bargain.of(problem, asked), **own)
     seconds = time.perf_counter() - begin
     solution = _solution(problem, concept, found, asked.rtol if rtol is None else rtol, seconds)
     if (on_failure or "raise") == "raise" and not solution.success:
@@ -90,7 +91,8 @@ def _solution(problem: Any, concept: str, found: Agreement, rtol: float, seconds
             concept=concept,
         )
     if solution.success and not isinstance(problem, BargainingProblem):
-        more = problem.interpret(proposal.point, duals)
+        priced = concept in ("nash", "alpha_fairness")  # elsewhere the multipliers are in other units
+        more = problem.interpret(proposal.point, duals if priced else None)
         return replace(solution, details={**solution.details, **more})
     return replace(solution, message=found.message or solution.message)
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from . import arrays
+from . import arrays, rendering
 from .arrays import Array
 from .certificate import Certificate
 from .problem import BargainingProblem
@@ -75,6 +75,8 @@ class Solution:
     @property
     def success(self) -> bool:
         """Every problem is SOLVED or SOLVED_INACCURATE."""
+        if isinstance(self.status, Status):
+            return self.status.success
         import numpy as np
 
         return bool(np.all(arrays.to_numpy(self.status) <= int(Status.SOLVED_INACCURATE)))
@@ -125,6 +127,34 @@ class Solution:
 
         result: list[Any] = name(arrays.to_numpy(self.status).tolist())
         return result
+
+    @property
+    def x(self) -> Any:
+        """The agreed point, by the name that optimizers use."""
+        return self.point
+
+    @property
+    def duals(self) -> Any:
+        """Multipliers of the constraints where the solver has them, else None."""
+        return self.details.get("duals")
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row a player."""
+        return rendering.to_frame(self)
+
+    def to_latex(self, digits: int = 4) -> str:
+        """A LaTeX tabular, one row a player."""
+        return rendering.to_latex(self, digits)
+
+    def plot_frontier(self, ax: Any = None, **options: Any) -> Any:
+        """`nashsolve.plotting.plot_frontier` with this agreement marked."""
+        from importlib import import_module
+
+        # by name, since pictures live floors above the core
+        return import_module("nashsolve.plotting").plot_frontier(self.problem, solutions=[self], ax=ax, **options)
+
+    def _repr_html_(self) -> str:
+        return rendering.to_html(self, title(self))
 
     def __repr__(self) -> str:
         if not isinstance(self.status, Status):
@@ -257,7 +287,7 @@ def replace_items(solution: Solution, items: Any, general: Any, begin: float) ->
     fresh = general(part)
     for name in _PER_ITEM:
         values = getattr(solution, name)
-        values[rows] = xp.asarray(getattr(fresh, name), dtype=values.dtype)
+        values[rows] = xp.asarray(getattr(fresh, name))
     codes = arrays.to_numpy(solution.status)
     limited = fresh.limited_by or solution.limited_by
     return replace(
@@ -338,8 +368,5 @@ def _text(s: Solution) -> str:
                 + "  ".join(f"{v:>11.6g}" for v in row)
                 + f"  {float(s.error_bound[i]):>9.1e}"
             )
-    lines.append(
-        f"gap {float(s.gap):.2e}   margin {float(s.margin):.2e}   backward error {float(s.backward_error):.1e}"
-    )
-    lines.append(s.message)
+    lines += [rendering.proof_line(s), s.message]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ class ConicOracle:
     """Expressions as utilities; duals of the caller's constraints are in the evidence, by constraint number."""
 
     rtol = 1e-4
+    polyhedral = False
     solver = "cvxpy"
 
     def __init__(self, expressions: Any, constraints: Any, names: Any = None) -> None:

@@ -24,7 +24,7 @@ def solve_lottery(
     """Lottery (K,) and gains (n,) for shifted payoffs v (K, n), every column with a positive entry at most one.
 
     Stops at a certified excess of ``rtol**2 / 2`` relative to the total weight, or at rounding. Returns also the
-    number of steps and why they stopped early: "", "max_iter", "time" or "numerical".
+    number of steps and why they stopped early: "", "max_iter", "time", "blocked" or "numerical".
     """
     begin = time.perf_counter()
     total = w.sum()
@@ -48,7 +48,10 @@ def solve_lottery(
         if best <= goal or (stalled >= 4 and best < 1e-9):
             stopped = ""
             break
-        if stalled >= 25:
+        if z.min() >= total:  # alpha itself proves that nobody can agree: no outcome has a positive weighted payoff
+            stopped = "blocked"
+            break
+        if stalled >= (25 if np.isfinite(best) else 60):
             stopped = "numerical"
             break
         if step == max_iter:
@@ -63,7 +66,10 @@ def solve_lottery(
         pi, s, a = moved
         z = np.maximum(total - v @ a, 1e-300)
     if found is not None and goal < best < 1e-5:
-        found, best = _polish(v, w, found, best, total, np.flatnonzero(pi * total > z * pi.sum()))
+        for share in (1.0, 1e-3, 1e3):  # which outcomes are played is not always clear from the last step
+            if best > goal:
+                active = np.flatnonzero(pi * total > share * z * pi.sum())
+                found, best = _polish(v, w, found, best, total, active)
         stopped = "" if best < 1e-9 else stopped
     return found[0], found[1], step, stopped
 
@@ -113,19 +119,30 @@ def _step(v: Any, w: Any, pi: Any, s: Any, a: Any, z: Any) -> tuple[Any, Any, An
     short = w - a * s
     pz = pi * z
     da, ds, dpi, dz = _direction(v, factor, a, s, ratio, miss, short, -pi)
-    t = min(1.0, _length(pi, dpi), _length(z, dz), _length(a, da), _length(s, ds))
+    t = min(1.0, _longest(pi, s, a, z, (da, ds, dpi, dz)))
     mu = pz.sum() / len(pi)
     after = ((pi + t * dpi) @ (z + t * dz)) / len(pi)
-    target = mu * min(max(after / mu, 0.0), 1.0) ** 3
+    target = mu * max(min(max(after / mu, 0.0), 1.0) ** 3, 0.1 * (1 - t) ** 2)
     push = (target - dpi * dz) / z - pi
-    da, ds, dpi, dz = _direction(v, factor, a, s, ratio, miss, short - da * ds, push)
-    dual = 0.9995 * min(_length(z, dz), _length(a, da))
-    primal = 0.9995 * min(_length(pi, dpi), _length(s, ds))
-    dual, primal = min(1.0, dual), min(1.0, primal)
-    if not (np.isfinite(dual) and np.isfinite(primal)) or max(dual, primal) < 1e-12:
+    best = _direction(v, factor, a, s, ratio, miss, short - da * ds, push)
+    longest = _longest(pi, s, a, z, best)
+    if longest < 0.5:  # jammed: aim at the centre, without a correction that rests on a full step
+        for share in (0.5, 1.0):
+            other = _direction(v, factor, a, s, ratio, miss, short, share * mu / z - pi)
+            length = _longest(pi, s, a, z, other)
+            if length > longest:
+                best, longest = other, length
+    t = min(1.0, (0.9995 if longest > 0.9 else 0.9) * longest)
+    if not t > 1e-12:
         return None
-    both = min(dual, primal)  # alpha and s are tied by a product, so they move together
-    return pi + both * dpi, s + both * ds, a + both * da
+    da, ds, dpi, _ = best
+    return pi + t * dpi, s + t * ds, a + t * da
+
+
+def _longest(pi: Any, s: Any, a: Any, z: Any, direction: tuple[Any, Any, Any, Any]) -> float:
+    """alpha and s are tied by a product, so all move together."""
+    da, ds, dpi, dz = direction
+    return min(_length(pi, dpi), _length(z, dz), _length(a, da), _length(s, ds))
 
 
 def _direction(

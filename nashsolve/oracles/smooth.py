@@ -30,6 +30,11 @@ class SmoothOracle:
         self.options: dict[str, Any] = {}
         self._checked = False
 
+    @property
+    def polyhedral(self) -> bool:
+        """Linear utilities and no ball."""
+        return self.matrix is not None and self.domain.radius is None
+
     # the three questions
 
     def fair(self, weights: Any, disagreement: Any, aversion: float) -> Proposal:
@@ -45,10 +50,14 @@ class SmoothOracle:
         self._check()
         held = np.flatnonzero(np.isfinite(floor)) if floor is not None else np.zeros(0, dtype=int)
         low = floor[held] if floor is not None else np.zeros(0)
-        if self.matrix is not None and self.domain.radius is None:
+        if self.polyhedral:
             return self._program(direction @ self.matrix, held, low, direction)
-        every = np.arange(self.n)
-        rows = [Rows(every, np.zeros(self.n), np.zeros(self.n), "fair", direction, 0.0)]
+        if len(held):
+            plain = self.linear(direction)
+            if (plain.utilities >= floor).all() and not plain.stopped:
+                return plain
+        wanted = np.flatnonzero(direction > 0)
+        rows = [Rows(wanted, np.zeros(len(wanted)), np.zeros(len(wanted)), "fair", direction[wanted], 0.0)]
         if len(held):
             rows.append(Rows(held, low, np.zeros(len(held)), "floor"))
         found = self._interior(rows).run(self._centre())
@@ -63,7 +72,7 @@ class SmoothOracle:
         free = np.flatnonzero(scale > 0)
         held = np.flatnonzero(np.isfinite(floor)) if floor is not None else np.zeros(0, dtype=int)
         low = floor[held] if floor is not None else np.zeros(0)
-        if self.matrix is not None and self.domain.radius is None:
+        if self.polyhedral:
             return self._program_maxmin(free, base, scale, held, low)
         rows = [Rows(free, base[free], scale[free], "floor")]
         if len(held):
@@ -79,7 +88,7 @@ class SmoothOracle:
 
     def support(self, direction: Any, proposal: Proposal) -> float:
         """Weak duality with the proposal's multipliers; curved utilities are bounded by their tangents there."""
-        u, jac, _ = self._utilities(proposal.point)
+        u, jac, _ = self._utilities(proposal.point, set(np.flatnonzero(direction).tolist()))
         q = direction @ jac
         fixed = float(direction @ (u - jac @ proposal.point))
         duals = proposal.evidence.get("duals") or self.domain.no_duals()
@@ -91,12 +100,16 @@ class SmoothOracle:
     # how they are answered
 
     def _interior(self, rows: list[Rows], with_t: bool = False) -> Interior:
-        return Interior(self._utilities, self.domain, rows, None, with_t, **self.options)
+        needed = set(np.concatenate([r.index for r in rows]).tolist())
+        return Interior(lambda x: self._utilities(x, needed), self.domain, rows, None, with_t, **self.options)
 
-    def _utilities(self, x: Any) -> tuple[Any, Any, Any]:
+    def _utilities(self, x: Any, needed: Any = None) -> tuple[Any, Any, Any]:
+        """Values, Jacobian and curvature; zeros for players who are not needed, whose functions may have no slope."""
         if self.matrix is not None:
             return self.matrix @ x + self.offset, self.matrix, None
-        jets = [self._jet(i, x) for i in range(self.n)]
+        p = len(x)
+        zero = Jet(0.0, np.zeros(p), np.zeros((p, p)))
+        jets = [self._jet(i, x) if needed is None or i in needed else zero for i in range(self.n)]
         u = np.array([j.value for j in jets])
         jac = np.array([j.gradient for j in jets])
         hessians = [j.hessian for j in jets]
