@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -42,12 +43,25 @@ def test_bargained_coefficients_solve_every_layer() -> None:
         assert_near(record["utilities"], tau @ (np.array(record["coefficients"]) @ tau), CERTIFIED)
 
 
+def lengths(bases: list[dict[str, torch.Tensor]]) -> np.ndarray:
+    """How far each layer moves the base expert, taken from the base experts themselves."""
+    return np.array([np.linalg.norm(flat(b) - flat(a)) for a, b in itertools.pairwise(bases)])
+
+
 def test_exact_steps_have_length_sqrt_n() -> None:
     for n in (2, 3, 5):
         chain, _, _ = random_chain(ChainConfig(bargain=EXACT, gamma=0.1), n=n)
-        chain.bases()
+        assert_near(lengths(chain.bases()), [0.1 * math.sqrt(n)] * 3, CERTIFIED)
         assert_near([r["step_norm"] for r in chain.report()], [math.sqrt(n)] * 3, CERTIFIED)
-        assert_near([r["base_move"] for r in chain.report()], [0.1 * math.sqrt(n)] * 3, CERTIFIED)
+
+
+@pytest.mark.parametrize("kind", MOMENTA)
+@pytest.mark.parametrize("bargain", ["uniform", EXACT])
+def test_reported_moves_are_those_of_the_base_experts(kind: str, bargain: BargainConfig | str) -> None:
+    chain, _, _ = random_chain(ChainConfig(bargain=bargain, gamma=0.1, momentum=MOMENTA[kind][0]), layers=6)
+    bases = chain.bases()
+    assert_near([r["base_move"] for r in chain.report()], lengths(bases), 1e-9)
+    assert all((r["step_norm"] is None) == (bargain == "uniform") for r in chain.report())
 
 
 def test_orthogonal_experts_get_the_inverse_of_their_length() -> None:

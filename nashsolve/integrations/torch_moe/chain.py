@@ -67,7 +67,7 @@ class _Run:
     versions: tuple[Any, ...] = ()
     agreed: dict[str, list[tuple[Agreement, int]]] = field(default_factory=dict)
     grams: dict[tuple[str, int], DomainGram] = field(default_factory=dict)
-    norms: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    moves: dict[str, list[Tensor]] = field(default_factory=dict)
     bases: dict[Any, list[Expert]] = field(default_factory=dict)
 
 
@@ -163,7 +163,7 @@ class BaseExpertChain(nn.Module):
                 plan = self._plan(group, parts)
                 for found, part in zip(later, run_chain(plan, {name: base[name] for name in names}), strict=True):
                     found.update(part)
-                self._run.agreed[group], self._run.norms[group] = plan.agreed, plan.norms
+                self._run.agreed[group], self._run.moves[group] = plan.agreed, plan.moves
         self._judge_stability()
         return [{name: found[name] for name in base} for found in later]
 
@@ -225,7 +225,8 @@ class BaseExpertChain(nn.Module):
         -------
         list of dicts with layer, group, players, status, solver, message, resolved (False: held from an earlier layer),
         policy, alpha, coefficients, sum, entropy, gains, utilities, margin, gap, certificate, norms, cosines,
-        step_norm, base_move, gamma, h, seconds; None where a number does not exist. Empty before the first pass.
+        step_norm, base_move, gamma, h, seconds; None where a number does not exist or no Gram was computed (uniform
+        and held coefficients). Empty before the first pass.
         """
         return [
             self._record(group, layer, agreement, solved)
@@ -236,7 +237,7 @@ class BaseExpertChain(nn.Module):
     def _record(self, group: str, layer: int, agreement: Agreement, solved: int) -> dict[str, Any]:
         c = agreement.coefficients
         domain = self._run.grams.get((group, layer))
-        step, move = self._run.norms[group][layer]
+        move = float(self._run.moves[group][layer])
         share = np.abs(c) / max(np.abs(c).sum(), 1e-300)
         total = float(c.sum())
         empty = dict.fromkeys(("gains", "margin", "gap", "certificate"))
@@ -255,8 +256,8 @@ class BaseExpertChain(nn.Module):
             "utilities": None if domain is None else (domain.gram @ c).tolist(),
             "norms": None if domain is None else domain.norms.tolist(),
             "cosines": None if domain is None else domain.cosines.tolist(),
-            "step_norm": float(step),
-            "base_move": float(move),
+            "step_norm": None if domain is None else float(np.sqrt(max(c @ domain.gram @ c, 0.0))),
+            "base_move": move,
             "gamma": self.config.gamma,
             "h": self.config.gamma * total,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .bargain import Agreement
 from .curvature import SlotCurvature
-from .domain import domain_step
 from .experts import Expert, ExpertView
 from .momentum import Momentum, MomentumState
 
@@ -38,7 +37,7 @@ class Plan:
 
     pull : derivative of the agreements, None where they are constants
     agreed : (agreement, layer at which it was solved) for every link
-    norms : (length of the step, length of the move) for every link, 0-dim tensors
+    moves : length of the base expert's move for every link, 0-dim float64 tensors
     """
 
     links: Sequence[Link]
@@ -47,7 +46,7 @@ class Plan:
     agree: Agree
     pull: Pull | None = None
     agreed: list[tuple[Agreement, int]] = field(default_factory=list)
-    norms: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    moves: list[Tensor] = field(default_factory=list)
 
 
 def propagate(plan: Plan, base: Expert, agree: Agree) -> list[Expert]:
@@ -55,30 +54,30 @@ def propagate(plan: Plan, base: Expert, agree: Agree) -> list[Expert]:
     dtype = plan.links[0].view.dtype
     bases = [{name: tensor.detach().to(dtype) for name, tensor in base.items()}]
     state = MomentumState()
-    plan.norms.clear()
+    plan.moves.clear()
     for layer, link in enumerate(plan.links):
         now = bases[-1]
         agreement, _ = agree(layer, link.view, now)
-        step = _step(link, now, agreement)
-        state, move = plan.momentum.advance(state, step, plan.gamma)
-        plan.norms.append((_length(step), _length(move)))
-        bases.append({name: tensor + move[name] for name, tensor in now.items()})
+        c = agreement.coefficients
+        if link.curvature:
+            step = _curved_step(link, now, c)
+            state, move, buffer = plan.momentum.advance(state, None, [step], [1.0], plan.gamma)
+            later = [tensor + part for tensor, part in zip(now.values(), move, strict=True)]
+        else:
+            state, later, buffer = plan.momentum.advance(state, list(now.values()), link.view.vectors(), c, plan.gamma)
+        plan.moves.append(plan.gamma * torch.stack([torch.linalg.vector_norm(t).double() for t in buffer]).norm())
+        bases.append(dict(zip(now, later, strict=True)))
     return bases
 
 
-def _length(vector: Expert) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(t, dtype=torch.float64) for t in vector.values()]).norm()
-
-
-def _step(link: Link, base: Expert, agreement: Agreement) -> Expert:
-    if not link.curvature:
-        return domain_step(link.view, base, agreement.coefficients)
-    step = {}
+def _curved_step(link: Link, base: Expert, coefficients: Iterable[float]) -> list[Tensor]:
+    """``sum_i c_i M_i (E_i - E)`` by slot."""
+    step = []
     for slot in link.view.slots:
         curvature = link.curvature.get(slot.name)
         total = torch.zeros_like(base[slot.name])
-        for i, c in enumerate(agreement.coefficients):
+        for i, c in enumerate(coefficients):
             tau = slot.expert(i).to(total.dtype) - base[slot.name]
             total.add_(tau if curvature is None else curvature.apply(i, tau), alpha=float(c))
-        step[slot.name] = total
+        step.append(total)
     return step

@@ -1,4 +1,4 @@
-"""Domain vectors (expert minus base expert) through their Gram and their combinations; they are never stored."""
+"""Domain vectors (expert minus base expert) through their Gram; they are never stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nashsolve.tall import combine, gram_of_differences
+from nashsolve.tall import gram_of_differences
 
 from .experts import ExpertView
 
@@ -66,14 +66,6 @@ def domain_gram(view: ExpertView, base: Mapping[str, Tensor], products: str = "f
     with torch.no_grad():
         found = gram_of_differences(view.vectors(), _ordered(view, base), products=products)
     return DomainGram(found.gram.cpu().numpy(), found.gram_error)
-
-
-def domain_step(view: ExpertView, base: Mapping[str, Tensor], coefficients: np.ndarray) -> dict[str, Tensor]:
-    r"""The combination :math:`\sum_i c_i (E_i - E_m)` by slot, in the dtype of the chain."""
-    # A momentum of zero leaves the bare combination in its buffer.
-    with torch.no_grad():
-        found = combine(_ordered(view, base), view.vectors(), coefficients, momentum=0.0).buffers[0]
-    return dict(zip((slot.name for slot in view.slots), found, strict=True))
 
 
 def _ordered(view: ExpertView, base: Mapping[str, Tensor]) -> list[Tensor]:

@@ -28,7 +28,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x W' + b`` with one weight (out, in), or one for each of the units: x (U, T, in), weight (U, out, in)."""
     if weight.ndim == 2:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-    y = torch.matmul(x, weight.to(x.dtype).transpose(-1, -2))
+    # In this order the weights' gradient comes out contiguous; x W' would have it transposed, and copied.
+    y = torch.matmul(weight.to(x.dtype), x.mT).mT
     return y if bias is None else y + bias.to(y.dtype).unsqueeze(-2)
 
 

@@ -10,25 +10,27 @@ For :math:`\beta = r + iu` this is :math:`p' = rp - uq + \Delta`, :math:`q' = up
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from .chain_config import MomentumConfig
+from nashsolve.tall import combine
 
-Tensors = Mapping[str, Tensor]
+from .chain_config import MomentumConfig
 
 
 @dataclass(frozen=True)
 class MomentumState:
-    """Buffers by slot; None stands for zero.
+    """Explicit state between two layers, a list of tensors each; None stands for zero.
 
-    real, imaginary : p and q; the imaginary one stays None where u is zero
+    buffers : p, and q where u is not zero
+    move : last move of the base expert, for heavy_ball
     """
 
-    real: Tensors | None = None
-    imaginary: Tensors | None = None
+    buffers: tuple[list[Tensor], ...] | None = None
+    move: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,28 +62,36 @@ class Momentum:
         """The complex twin of the momentum, for the stability module."""
         return complex(self.r, self.u)
 
-    def advance(self, state: MomentumState, step: Tensors, gamma: float) -> tuple[MomentumState, dict[str, Tensor]]:
-        """One layer: the next state and the move of the base expert.
+    def advance(
+        self, state: MomentumState, base: list[Tensor] | None, experts: Sequence[Any], c: Any, gamma: float
+    ) -> tuple[MomentumState, list[Tensor], list[Tensor]]:
+        """One layer.
 
         Parameters
         ----------
-        state : buffers so far; ``MomentumState()`` at the first layer
-        step : name -> tensor, Delta; not written to
+        state : so far; ``MomentumState()`` at the first layer
+        base : base expert, list of tensors; None for zero: then the result is the move alone
+        experts, c : of the combination Delta, as `nashsolve.combine` takes them
         gamma : step size
+
+        Returns
+        -------
+        next state; next base expert; the real buffer p, of which gamma times is the move
         """
         if self.heavy_ball:
-            last = state.real or {}
-            move = {k: gamma * d if k not in last else (gamma * d).add_(last[k], alpha=self.r) for k, d in step.items()}
-            return MomentumState(move), move
-        p = {name: self._plus(d, name, state.real, state.imaginary, -self.u) for name, d in step.items()}
-        q = None
-        if self.u:
-            zero = {name: 0 * d for name, d in step.items()}
-            q = {name: self._plus(d, name, state.imaginary, state.real, self.u) for name, d in zero.items()}
-        return MomentumState(p if self.r or self.u else None, q), {name: gamma * buffer for name, buffer in p.items()}
+            return self._heavy_ball(state, base, experts, c, gamma)
+        beta = complex(self.r, self.u) if self.u else self.r
+        point, buffers = combine(base, experts, c, step=gamma, momentum=beta, buffers=state.buffers)
+        return MomentumState(buffers if beta else None), point, buffers[0]
 
-    def _plus(self, d: Tensor, name: str, own: Tensors | None, other: Tensors | None, cross: float) -> Tensor:
-        """``r own + cross other + d`` with missing buffers as zero."""
-        if own is not None and self.r:
-            d = d.add(own[name], alpha=self.r)
-        return d if other is None else d.add(other[name], alpha=cross)
+    def _heavy_ball(
+        self, state: MomentumState, base: list[Tensor] | None, experts: Sequence[Any], c: Any, gamma: float
+    ) -> tuple[MomentumState, list[Tensor], list[Tensor]]:
+        # A momentum of zero leaves Delta itself in the buffer.
+        point, (delta,) = combine(base, experts, c, step=gamma, momentum=0.0)
+        move = [gamma * d for d in delta]
+        if state.move is not None:
+            for target, step, last in zip(point, move, state.move, strict=True):
+                target.add_(last, alpha=self.r)
+                step.add_(last, alpha=self.r)
+        return MomentumState(move=move), point, [m / gamma for m in move]
