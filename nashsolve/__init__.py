@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import axioms
 from .compare import compare
 from .core.certificate import Certificate, verify
 from .core.errors import (
@@ -76,6 +77,7 @@ __all__ = [
     "Solution",
     "SolverFailed",
     "Status",
+    "axioms",
     "compare",
     "crosscheck",
     "explain",
