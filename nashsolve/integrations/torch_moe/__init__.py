@@ -12,6 +12,7 @@ _LAZY = {
     "BargainConfig": "config",
     "BaseConfig": "config",
     "BaseExpertChain": "chain",
+    "ChainClock": "chain_clock",
     "ChainConfig": "config",
     "CurvatureConfig": "config",
     "ExpertView": "experts",
@@ -22,10 +23,15 @@ _LAZY = {
     "MomentumConfig": "config",
     "PlainMember": "chain",
     "RouterConfig": "config",
+    "RouterOutput": "router_output",
     "SYSTEMS": "presets",
+    "Telemetry": "telemetry",
+    "balance_losses": "balance",
     "bargain_over_base": "bargain",
     "domain_gram": "domain",
+    "follow": "routers",
     "link": "linking",
+    "make_router": "routers",
     "shared_slices": "base",
 }
 

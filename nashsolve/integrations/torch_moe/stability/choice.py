@@ -53,6 +53,14 @@ class MomentumChoice:
         b, c, d = (float(x) for x in axis / length * self.beta.imag)
         return self.beta.real, b, c, d
 
+    def settings(self, kind: str = "complex", direction: Sequence[float] = _ACROSS) -> dict[str, Any]:
+        """Keywords of a `MomentumConfig` of kind "complex" or "quaternion" (with its direction)."""
+        if kind == "quaternion":
+            return {"kind": kind, "quaternion": self.quaternion(direction)}
+        if kind != "complex":
+            raise InvalidProblem(f"kind is {kind!r}; 'complex' or 'quaternion' is needed")
+        return {"kind": kind, "beta": float(abs(self.beta)), "phase": float(np.angle(self.beta))}
+
 
 def optimal_beta(step: float | Sequence[float], real: bool = False) -> MomentumChoice:
     r"""The momentum with the smallest spectral radius at a step, or the smallest worst one over a range of steps.
