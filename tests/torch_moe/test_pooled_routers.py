@@ -82,6 +82,20 @@ def test_segment_means_and_their_shift(hidden, mask, length, causal):
     assert router.level == "segment" and router.segment_length == length
 
 
+def test_count_padding_of_segments_counts_padding_but_no_filling(hidden, mask):
+    router = make("segment", segment_length=4, causal=False, count_padding=True)
+    output = router(hidden, token_mask=mask)
+    for s, tokens in enumerate((range(4), range(4, 8), range(8, 10))):
+        assert_near(output.probs[s], routed(router, as_numpy(hidden)[0, list(tokens)].mean(0)), rtol=CLOSE)
+
+
+def test_after_step_reaches_the_inner_router(hidden):
+    router = make_router("sigmoid", d_model=D, n_experts=N, top_k=1, level="sequence", bias_rate=0.5)
+    router(hidden)
+    router.after_step()
+    assert float(router.inner.bias.abs().max()) == 0.5
+
+
 def test_first_segment_by_zeros_is_uniform(hidden):
     output = make("segment", segment_length=5, first="zero")(hidden)
     assert_near(output.probs[0], np.full(N, 1 / N), rtol=CLOSE)

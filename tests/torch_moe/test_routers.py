@@ -225,6 +225,31 @@ def test_loss_free_bias_balances_without_touching_the_weights(hidden):
     assert float(router.counts.sum()) == 0  # evaluation counts nothing
 
 
+def test_the_bias_follows_the_load_of_all_ranks(hidden, monkeypatch):
+    router = make("sigmoid", 1, bias_rate=0.1)
+    router(hidden)
+    here = router.counts.clone()
+    elsewhere = 1000.0 - 3 * here
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere))
+    router.after_step()
+    assert_near(router.bias, as_numpy(0.1 * torch.sign(here - here.mean())), rtol=1e-6)  # the other ranks outweigh
+
+
+@pytest.mark.parametrize("name", sorted(ROUTERS))
+@pytest.mark.parametrize("level", ["token", "segment"])
+def test_every_router_compiles_into_one_graph(name, level, hidden, ids):
+    options = {"vocab_size": VOCAB} if name == "stable" else {}
+    if level == "segment":
+        options |= {"segment_length": 3}
+    torch.manual_seed(0)
+    router = make_router(name, d_model=D, n_experts=N, top_k=1, level=level, **options).eval()
+    compiled = torch.compile(router, backend="eager", fullgraph=True)
+    assert_bitwise(
+        compiled(hidden, input_ids=ids).topk_weight.detach(), router(hidden, input_ids=ids).topk_weight.detach()
+    )
+
+
 def test_forgotten_after_step_is_noticed(hidden):
     router = make("sigmoid", 1)
     with pytest.warns(UserWarning, match="after_step"):
@@ -411,6 +436,16 @@ def test_follow_calls_after_step_once_per_step(hidden):
 def test_bad_settings_and_calls_are_named(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_the_distilled_embedding_has_the_length_asked_for():
+    assert make("stable", distill_dim=7).token_embedding.weight.shape == (VOCAB, 7)
+
+
+def test_a_model_without_routers_cannot_be_followed():
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(InvalidProblem, match="nothing to follow"):
+        follow(torch.optim.SGD(model.parameters(), lr=0.1), model)
 
 
 def test_routers_share_one_base():

@@ -203,6 +203,24 @@ def test_quaternion_of_a_choice_is_its_momentum():
         choice.quaternion((0, 0, 0))
 
 
+def test_a_choice_configures_the_momentum_of_a_chain():
+    pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+    pytest.importorskip("pydantic", reason="the extra 'moe' is not installed")
+    from nashsolve.integrations.torch_moe import MomentumConfig
+    from nashsolve.integrations.torch_moe.momentum import Momentum
+
+    choice = stability.optimal_beta(0.2)
+    for settings in (
+        choice.settings("complex"),
+        choice.settings("quaternion"),
+        choice.settings("quaternion", (0, 0, 3)),
+    ):
+        twin = complex(Momentum.of(MomentumConfig(**settings)).multiplier)
+        assert_near([twin.real, abs(twin.imag)], [choice.beta.real, choice.beta.imag], rtol=SUM)
+    with pytest.raises(InvalidProblem, match="kind"):
+        choice.settings("real")
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, -0.4, 0.3j, 0.9 * np.exp(0.5j), (0.8, 0.3, 0.3, 0.3)])
 def test_no_step_on_a_grid_beats_the_optimal_one(beta):
     choice = stability.optimal_step(beta)
