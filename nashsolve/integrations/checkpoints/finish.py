@@ -79,14 +79,27 @@ def index_of(files: tuple[OutFile, ...]) -> bytes:
     return _json({"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
-def publish_all(plan: Plan, out: Path, report: Mapping[str, Any], hashes: dict[str, str], sharded: bool) -> None:
-    """Small files, index, mark: in this order, each durable before the next."""
+def names() -> set[str]:
+    """Everything besides weights that a run may write."""
+    return {*ALLOWED, "config.json", RECIPE, REPORT, CARD, INDEX, COMPLETE}
+
+
+def publish_all(plan: Plan, out: Path, report: Mapping[str, Any], hashes: dict[str, str], aside: Path | None) -> None:
+    """Small files, then what makes the folder load, then the mark: in this order, each durable before the next.
+
+    Parameters
+    ----------
+    hashes : of the weight files by name
+    aside : side name of a single weight file, which gets its own name instead of an index; None for shards
+    """
     contents = small_files(plan, report)
     for name, content in contents.items():
         disk.publish(out / name, content)
-    if sharded:
+    if aside is None:
         contents[INDEX] = index_of(plan.files)
         disk.publish(out / INDEX, contents[INDEX])
+    elif aside.exists():
+        disk.replace(aside, out / plan.files[0].name)
     small = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     mark = {
         "status": "complete",

@@ -61,12 +61,12 @@ def parse_header(length_field: bytes, read_text: Any, file_size: int, file: str)
     CheckpointRefused
         With what is wrong and, where there is one, the tensor.
     """
-    if length_field.startswith(_PICKLES):
-        _refuse(file, "it is a pickle or a zip archive, which can run code; only safetensors files are read")
     if len(length_field) < 8:
         _refuse(file, f"it has {file_size} bytes, too few for a safetensors file")
     length = int.from_bytes(length_field, "little")
     if length < 2 or length > MAX_HEADER or length > file_size - 8:
+        if length_field.startswith(_PICKLES):
+            _refuse(file, "it is a pickle or a zip archive, which can run code; only safetensors files are read")
         limit = min(MAX_HEADER, file_size - 8)
         _refuse(file, f"its header claims {length} bytes; between 2 and {limit} are possible")
     raw = read_text(length)

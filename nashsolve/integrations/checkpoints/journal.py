@@ -43,9 +43,14 @@ class Lock:
         if not _flock(descriptor):
             os.close(descriptor)
             raise LockHeld(f"another process is writing to {self.path.parent.parent.name}")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_me()).encode(), 0)
-        os.fsync(descriptor)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_me()).encode(), 0)
+            os.fsync(descriptor)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
         return descriptor
 
     def _take_over(self) -> int:

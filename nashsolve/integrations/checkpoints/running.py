@@ -15,6 +15,7 @@ from typing import Any
 from . import disk, memory
 from .arithmetic import choose
 from .errors import CheckpointRefused, MemoryExceeded, OutputFailed
+from .finish import names as small_names
 from .finish import publish_all
 from .journal import COMPLETE, Journal, begin
 from .outputs import OutFile
@@ -157,7 +158,7 @@ class _Run:
     def all(self) -> Result:
         """Everything under the lock, which rank 0 holds for all."""
         identity = self._identity()
-        names = {file.name for file in self.plan.files}
+        names = {file.name for file in self.plan.files} | small_names()
         journal, lock, complete = self._together(lambda: begin(self.out, identity, names), keep=True)
         self.journal = Journal(self.out, self.group.rank)
         try:
@@ -307,11 +308,11 @@ class _Run:
             )
         self.reader.check_unchanged()
         report = report_of(self.plan, self.layers, self.units)
-        for file in self.plan.files:
-            if parts[file.name] and (self.out / parts[file.name]).exists():
-                disk.replace(self.out / parts[file.name], self.out / file.name)
         hashes = {file.name: hashes[file.name] for file in self.plan.files}
-        publish_all(self.plan, self.out, report, hashes, self._sharded)
+        aside = None if self._sharded else self.out / parts[self.plan.files[0].name]
+        publish_all(self.plan, self.out, report, hashes, aside)
+        self.done = self.plan.output_bytes + sum(self.plan.expert_bytes) + self.plan.input_bytes
+        self._tell("done", self.line)
         journal.clear()
         return hashes
 

@@ -83,7 +83,7 @@ def verify(
     _hashes(folder, mark, found)
     try:
         checkpoint = open_checkpoint(folder)
-    except CheckpointRefused as refusal:
+    except (CheckpointRefused, OSError) as refusal:
         found.problems.append(str(refusal))
         return found
     _second_opinion(checkpoint, found)

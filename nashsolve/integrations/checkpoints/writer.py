@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import disk
-from .errors import OutputFailed
+from .errors import MemoryExceeded, OutputFailed
 from .folder import read_header
 from .outputs import OutFile
 
@@ -35,7 +35,12 @@ class FileWriter:
         self._written = 0
         self._finished = False
         self._thread = threading.Thread(target=self._work, name=f"write {file.name}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._descriptor)
+            self.aside.unlink(missing_ok=True)
+            raise MemoryExceeded(f"cannot write {file.name} in the background: {error}") from None
 
     def __enter__(self) -> FileWriter:
         self.put(self.file.header)
