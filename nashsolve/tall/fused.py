@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -59,14 +59,14 @@ def gram_fused(read: Experts) -> tuple[torch.Tensor, float]:
 
     n, device = read.n, read.device
     padded = max(16, triton.next_power_of_2(n))
-    block = 256 if padded <= 32 else 128
     parts = [part for part in read.parts if part.length]
-    counts = [min(_PROGRAMS, triton.cdiv(part.length, 4 * block)) for part in parts]
+    shapes = [launch_shape(padded, max(t.dtype.itemsize for t in part.experts)) for part in parts]
+    counts = [min(_PROGRAMS, triton.cdiv(p.length, 4 * s.block)) for p, s in zip(parts, shapes, strict=True)]
     if not counts:
         return torch.zeros(n, n, dtype=torch.float64, device=device), 0.0
     partial = torch.empty(sum(counts), padded, padded, dtype=torch.float64, device=device)
     start, error = 0, 0.0
-    for part, count in zip(parts, counts, strict=True):
+    for part, shape, count in zip(parts, shapes, counts, strict=True):
         experts, base, _ = part.flat()
         pieces, lost = _pieces(part)
         gram_partials[(count,)](
@@ -76,21 +76,41 @@ def gram_fused(read: Experts) -> tuple[torch.Tensor, float]:
             part.length,
             N=n,
             NP=padded,
-            BLOCK=block,
+            BLOCK=shape.block,
             KIND=_kind(experts[0].dtype),
             HAS_BASE=base is not None,
             PIECES=pieces,
             ALIGNED=_aligned(experts),
             EMULATED=_interpreted(),
-            num_warps=4 if padded <= 64 else 8,
+            num_warps=shape.warps,
+            num_stages=shape.stages,
         )
         start += count
         dots = {1: 1, 2: 3, 3: 4}[pieces]
-        error = max(error, lost + dots * block / 16 * _TENSOR_UNIT + block / 16 * U32)
+        error = max(error, lost + dots * shape.block / 16 * _TENSOR_UNIT + shape.block / 16 * U32)
     out = torch.empty(n, n, dtype=torch.float64, device=device)
     width = min(64, padded * padded)
     sum_partials[(padded * padded // width,)](partial, out, start, N=n, NP=padded, WIDTH=width, DEEP=16)
-    return out, error + (sum(p.length for p in parts) / block + start) * U64
+    return out, error + (sum(p.length / s.block for p, s in zip(parts, shapes, strict=True)) + start) * U64
+
+
+class Shape(NamedTuple):
+    """Columns of a tile, warps and stages of its pipeline."""
+
+    block: int
+    warps: int
+    stages: int
+
+
+def launch_shape(padded: int, itemsize: int) -> Shape:
+    """For experts padded to a power of two: the widest tiles whose registers do not spill on sm_90."""
+    wide = itemsize > 2
+    return {
+        16: Shape(256, 4, 3),
+        32: Shape(128 if wide else 256, 4, 3),
+        64: Shape(64 if wide else 128, 8, 3),
+        128: Shape(32 if wide else 64, 8, 2),
+    }[padded]
 
 
 def _pieces(part: Part) -> tuple[int, float]:

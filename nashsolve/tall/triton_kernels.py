@@ -1,25 +1,21 @@
-"""Triton kernels over tables of pointers: experts are read where they lie, once, and no atomic operation is used."""
+"""Triton kernels over tables of pointers: experts are read where they lie, once, and no atomic operation is used.
 
-from __future__ import annotations
-
-from typing import Any
+Arguments carry no annotation but `constexpr`: Triton reads annotations as code of the kernel.
+"""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _differences(
-    address: Any, base: Any, cols: Any, rows: Any, d: Any, N: tl.constexpr, KIND: tl.constexpr, HAS_BASE: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> Any:  # fmt: skip
+def _differences(pointers, base, cols, rows, d, N: tl.constexpr, HAS_BASE: tl.constexpr, MASKED: tl.constexpr):
     """A tile (rows, cols) of E_i - base in float32, zero outside; all columns are inside unless MASKED."""
-    pointers = address.to(tl.pointer_type(KIND))[:, None] + cols[None, :]
+    places = pointers[:, None] + cols[None, :]
     live = (rows < N)[:, None]
     inside = cols < d
     if MASKED:
         live = live & inside[None, :]
-    x = tl.load(pointers, mask=live, other=0.0).to(tl.float32)
+    x = tl.load(places, mask=live, other=0.0).to(tl.float32)
     if HAS_BASE:
         if MASKED:
             b = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
@@ -30,7 +26,7 @@ def _differences(
 
 
 @triton.jit
-def _dot(x: Any, y: Any, acc: Any, EMULATED: tl.constexpr) -> Any:
+def _dot(x, y, acc, EMULATED: tl.constexpr):
     """acc + x y' of bfloat16 tiles. The interpreter multiplies the bits of bfloat16 as if they were numbers."""
     if EMULATED:
         x = x.to(tl.float32)
@@ -39,7 +35,7 @@ def _dot(x: Any, y: Any, acc: Any, EMULATED: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _tile_gram(x: Any, NP: tl.constexpr, PIECES: tl.constexpr, EMULATED: tl.constexpr) -> Any:
+def _tile_gram(x, NP: tl.constexpr, PIECES: tl.constexpr, EMULATED: tl.constexpr):
     """The tile's Gram but for its antisymmetric part, by bfloat16 products: x = high + middle + low.
 
     high high' + 2 high (middle + low)' + middle middle': its symmetric part is the Gram, since the reduction adds
@@ -60,15 +56,16 @@ def _tile_gram(x: Any, NP: tl.constexpr, PIECES: tl.constexpr, EMULATED: tl.cons
 
 @triton.jit
 def gram_partials(
-    table: Any, base: Any, partial: Any, d: Any, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr,
+    table, base, partial, d, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr,
     KIND: tl.constexpr, HAS_BASE: tl.constexpr, PIECES: tl.constexpr, ALIGNED: tl.constexpr, EMULATED: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Each program takes a run of blocks and stores one partial Gram (NP, NP), summed in float64."""
     program = tl.program_id(0)
     rows = tl.arange(0, NP)
     address = tl.load(table + rows, mask=rows < N, other=0)
+    pointers = address.to(tl.pointer_type(KIND))
     if ALIGNED:
-        address = tl.multiple_of(address, 16)
+        pointers = tl.multiple_of(pointers, 16)
     whole = d // BLOCK
     share = tl.cdiv(tl.cdiv(d, BLOCK), tl.num_programs(0))
     first = program * share
@@ -77,21 +74,19 @@ def gram_partials(
     total = tl.zeros((NP, NP), dtype=tl.float64)
     start = first.to(tl.int64) * BLOCK + within
     for k in range(0, last - first):
-        cols = tl.max_contiguous(start + k * BLOCK, BLOCK)
-        x = _differences(address, base, cols, rows, d, N, KIND, HAS_BASE, False)
+        cols = tl.max_contiguous(tl.multiple_of(start + k * BLOCK, BLOCK), BLOCK)
+        x = _differences(pointers, base, cols, rows, d, N, HAS_BASE, False)
         total += _tile_gram(x, NP, PIECES, EMULATED).to(tl.float64)
     if (first <= whole) & (whole < first + share) & (whole * BLOCK < d):
         cols = whole.to(tl.int64) * BLOCK + within
-        x = _differences(address, base, cols, rows, d, N, KIND, HAS_BASE, True)
+        x = _differences(pointers, base, cols, rows, d, N, HAS_BASE, True)
         total += _tile_gram(x, NP, PIECES, EMULATED).to(tl.float64)
     place = rows[:, None] * NP + rows[None, :]
     tl.store(partial + program.to(tl.int64) * NP * NP + place, total)
 
 
 @triton.jit
-def sum_partials(
-    partial: Any, out: Any, count: Any, N: tl.constexpr, NP: tl.constexpr, WIDTH: tl.constexpr, DEEP: tl.constexpr
-) -> None:
+def sum_partials(partial, out, count, N: tl.constexpr, NP: tl.constexpr, WIDTH: tl.constexpr, DEEP: tl.constexpr):
     """out (N, N) = the symmetric part of the sum of `count` partials, in index order."""
     place = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     i, j = place // NP, place % NP
@@ -109,22 +104,23 @@ def sum_partials(
 
 @triton.jit
 def combine_columns(
-    table: Any, base: Any, numbers: Any, out: Any, p_old: Any, q_old: Any, p_new: Any, q_new: Any, d: Any,
+    table, base, numbers, out, p_old, q_old, p_new, q_new, d,
     N: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, WIDE: tl.constexpr, HAS_BASE: tl.constexpr,
     BUFFERS: tl.constexpr, HAS_OLD: tl.constexpr, ALIGNED: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """base + Re(gamma mu'), mu' = beta mu + sum c_i (E_i - base); `numbers`: c_1 .. c_N, Re gamma, Im gamma, r, u."""
-    cols = tl.max_contiguous(tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), BLOCK)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    cols = tl.max_contiguous(tl.multiple_of(first + tl.arange(0, BLOCK), BLOCK), BLOCK)
     live = cols < d
     below = tl.zeros((BLOCK,), dtype=WIDE)
     if HAS_BASE:
         below = tl.load(base + cols, mask=live, other=0.0).to(WIDE)
     delta = tl.zeros((BLOCK,), dtype=WIDE)
     for i in range(N):
-        address = tl.load(table + i)
+        pointer = tl.load(table + i).to(tl.pointer_type(KIND))
         if ALIGNED:
-            address = tl.multiple_of(address, 16)
-        x = tl.load(address.to(tl.pointer_type(KIND)) + cols, mask=live, other=0.0).to(WIDE)
+            pointer = tl.multiple_of(pointer, 16)
+        x = tl.load(pointer + cols, mask=live, other=0.0).to(WIDE)
         delta += tl.load(numbers + i) * (x - below)
     move = tl.load(numbers + N) * delta
     if BUFFERS > 0:
