@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import axioms
-from .compare import compare
+from .compare import compare, convergence
 from .core.certificate import Certificate, verify
 from .core.errors import (
     InvalidProblem,
@@ -79,6 +79,7 @@ __all__ = [
     "Status",
     "axioms",
     "compare",
+    "convergence",
     "crosscheck",
     "explain",
     "gram",

@@ -1,6 +1,6 @@
 """The axioms of bargaining theory as functions: does a concept satisfy them on this problem, and if not, where.
 
-Each check builds the changed problem that its axiom speaks of, solves it by the same concept, and compares the utilities.
+Each check builds the changed problem that its axiom speaks of, solves it by the same concept, and compares utilities.
 A failure comes with its counter-example. A pass says that this problem holds no counter-example of the kinds tried.
 """
 
@@ -338,9 +338,7 @@ def _larger(case: _Case) -> Any:
     )
     base = case.again(small)
     if base is None or not case.same(base, case.utilities):
-        small = None  # the sampled points do not carry the agreement: nothing can be concluded from them
-    if small is None:
-        return
+        return  # the sampled points do not carry the agreement: nothing can be concluded from them
     for i in range(case.problem.n):
         for j in range(case.problem.n):
             if i == j:

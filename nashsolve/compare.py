@@ -148,3 +148,25 @@ def _line(title: str, values: Any, first: int, width: int, shown: int, n: int) -
         for v in values[: shown if shown == n else 7]
     ]
     return f"{title:<{first}}  " + "  ".join(cells if shown == n else [*cells, f"{'...':>{width}}"])
+
+
+def convergence(problem: Any, concept: str = "nash", *, most: int = 60, **options: Any) -> list[float]:
+    """Certified gaps after 0, 1, 2, ... iterations, by solving anew with each limit: for `plotting.plot_convergence`.
+
+    Parameters
+    ----------
+    problem, concept, **options : as for `solve`; the engine must take `max_iter`
+    most : iterations at which to stop at the latest
+
+    Returns
+    -------
+    list of float, infinite where the iterate gives somebody no gain; it ends where the solver is done
+    """
+    gaps: list[float] = []
+    for limit in range(most + 1):
+        found = solve(problem, concept=concept, on_failure="return", max_iter=limit, **options)
+        gap = float(found.gap)
+        gaps.append(gap if gap == gap else float("inf"))
+        if found.n_iter < limit:
+            break
+    return gaps
