@@ -4,7 +4,7 @@
     python examples/train_moe.py --system smoe_top2 --seconds 30 --out run
 
 Prints bits per byte on held-out files and the share of the training time that bargaining and the base-expert chain
-take, and writes telemetry and pictures into the folder named by --out.
+take, and writes telemetry and pictures into the folder named by --out (train-moe-run).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def train(
     lr: float = 3e-3,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="0 keeps PyTorch's choice; try 1 on a busy machine", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="folder for telemetry.jsonl and pictures")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for telemetry.jsonl and pictures")] = Path("train-moe-run"),
 ) -> None:
     """Train, print bits per byte and the merging's share of the step, draw the telemetry."""
     if threads:

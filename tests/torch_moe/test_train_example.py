@@ -20,7 +20,7 @@ from nashsolve.integrations.torch_moe.telemetry import Telemetry  # noqa: E402
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "train_moe.py"
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the examples are in the checkout only")
-SMALL = {"layers": 2, "d_model": 16, "heads": 2, "experts": 3, "length": 32, "segment": 8, "batch": 2}
+SMALL = {"layers": 2, "d_model": 16, "heads": 2, "experts": 3, "length": 32, "segment": 8, "batch": 2, "out": None}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_every_system_trains_and_reports(example, system, capsys):
 
 
 def test_telemetry_and_pictures_are_written(example, tmp_path, capsys):
-    example.train(system="namex_full_mom", seconds=60, steps=2, out=tmp_path / "run", **SMALL)
+    example.train(system="namex_full_mom", seconds=60, steps=2, **SMALL | {"out": tmp_path / "run"})
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"telemetry.jsonl", "coefficients.png", "base_updates.png", "stability.png", "outputs.png"}
     assert Telemetry.load(tmp_path / "run" / "telemetry.jsonl").links("alpha").shape == (1, 1, 3)
