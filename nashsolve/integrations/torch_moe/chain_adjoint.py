@@ -91,11 +91,11 @@ class Adjoint:
         self, slot: Slot, curvature: SlotCurvature, layer: int, weights: Tensor, g: Tensor, sums: Sequence[Tensor]
     ) -> Tensor:
         base = self.bases[layer][slot.name]
-        rows = [
-            curvature.pull_back(i, slot.expert(i).detach().to(self.dtype) - base, weights[i] * g, sums)
-            for i in range(slot.n)
-        ]
-        return torch.stack(rows)
+        rows = torch.empty(slot.n, *g.shape, dtype=self.dtype, device=g.device)
+        for i in range(slot.n):
+            tau = slot.expert(i).detach().to(self.dtype) - base
+            rows[i], _ = curvature.pull_back(i, tau, weights[i] * g, sums)
+        return rows
 
     def _coupling(self, layer: int, solved: int, agreement: Agreement, upstream: Expert) -> Tensor | None:
         """(N, N) weights S with gradient ``sum_j S_ij tau_j`` for expert i, through the agreement solved here."""

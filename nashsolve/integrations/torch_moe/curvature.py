@@ -51,19 +51,20 @@ class SlotCurvature:
             total = total + kronecker_term(tau, [f[i, r].to(tau.dtype) for f in self.factors])
         return self.scale * total
 
-    def pull_back(self, i: int, tau: Tensor, upstream: Tensor, sums: Sequence[Tensor]) -> Tensor:
-        """Gradient with respect to tau; adds the factors' gradients to `sums`. One term is alive at a time."""
-        gradient = torch.zeros_like(tau)
-        upstream = self.scale * upstream
+    def pull_back(self, i: int, tau: Tensor, upstream: Tensor, sums: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Gradient with respect to tau, and ``M_i tau``; adds the factors' gradients to `sums`, one term at a time."""
+        gradient, value = torch.zeros_like(tau), torch.zeros_like(tau)
         for r in range(self.factors[0].shape[1]):
             with torch.enable_grad():
                 inputs = [tau.detach(), *(f[i, r].detach().to(tau.dtype) for f in self.factors)]
                 inputs = [x.requires_grad_() for x in inputs]
-                found = torch.autograd.grad(kronecker_term(inputs[0], inputs[1:]), inputs, upstream)
-            gradient += found[0]
+                term = kronecker_term(inputs[0], inputs[1:])
+                found = torch.autograd.grad(term, inputs, upstream)
+            gradient.add_(found[0], alpha=self.scale)
+            value.add_(term.detach(), alpha=self.scale)
             for total, part in zip(sums, found[1:], strict=True):
-                total[i, r] += part
-        return gradient
+                total[i, r].add_(part, alpha=self.scale)
+        return gradient, value
 
 
 class KroneckerCurvature(nn.Module):

@@ -41,7 +41,7 @@ class MoE(nn.Module):
     Notes
     -----
     A layer whose config has a chain must be joined by `link` before it is called.
-    Sources: [shazeer2017]_, [smear2023]_, [camex2025]_, [namex2026]_
+    Sources: [shazeer2017]_, [smear2023]_, [camex2025]_, [namex2025]_
     """
 
     def __init__(self, config: MoEConfig) -> None:

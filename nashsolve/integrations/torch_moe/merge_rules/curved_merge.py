@@ -81,20 +81,22 @@ class _CurvedMerge(torch.autograd.Function):
         sums = [torch.zeros_like(f, dtype=weights.dtype) for f in factors]
         of_weights = torch.empty_like(weights)
         of_base = upstream.sum(0) if plan.over_base else torch.zeros_like(start)
-        rows = []
+        shape, kind = (slot.n, *start.shape), slot.tensors[0].dtype
+        rows = torch.empty(shape, dtype=kind, device=start.device) if slot.fused else [start] * slot.n
         with torch.autocast(weights.device.type, enabled=False):
             elected = _elected(slot, start) if plan.ties else None
             for i in range(slot.n):
                 tau = slot.expert(i).to(start.dtype) - start
                 mask = None if elected is None else tau.sign() == elected
-                curved = tau if plan.curvature is None else plan.curvature.apply(i, tau)
-                of_weights[:, i] = flat @ (curved if mask is None else curved * mask).reshape(-1)
                 g = (weights[:, i] @ flat).reshape(start.shape)
                 g = g if mask is None else g * mask
-                g = g if plan.curvature is None else plan.curvature.pull_back(i, tau, g, sums)
+                curved = tau
+                if plan.curvature is not None:
+                    g, curved = plan.curvature.pull_back(i, tau, g, sums)
+                of_weights[:, i] = flat @ (curved if mask is None else curved * mask).reshape(-1)
                 of_base = of_base - g
-                rows.append(g.to(slot.tensors[0].dtype))
-        experts = [torch.stack(rows)] if slot.fused else rows
+                rows[i] = g.to(kind)
+        experts = [rows] if slot.fused else rows
         parts = [total.to(f.dtype) for total, f in zip(sums, factors, strict=True)]
         return None, of_weights, of_base.to(base.dtype), *experts, *parts
 
