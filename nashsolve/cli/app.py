@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from .compare import compare
 from .crosscheck import crosscheck
 from .demo import demo
 from .doctor import doctor
 from .exits import EPILOG
 from .merge.app import merge
+from .plot import plot
 from .solve import solve
 from .verify import verify
 
@@ -21,6 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (solve, verify, crosscheck, doctor, demo):
+for command in (solve, verify, crosscheck, compare, plot, doctor, demo):
     app.command(epilog=EPILOG)(command)
 app.add_typer(merge)

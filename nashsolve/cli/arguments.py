@@ -10,7 +10,7 @@ FILE = typer.Argument(
     "gram_error; "
     ".npy, .csv or a .json list with one matrix: a Gram (n, n), or with --vectors one row a player. "
     "In .csv a header names the players of a Gram; for vectors a first column that is not numeric does, "
-    "and a header is skipped.",
+    "and a header is skipped. .yaml with the key family states every other kind of problem.",
 )
 VECTORS = typer.Option("--vectors", help="A bare matrix holds utility vectors, one row a player, not a Gram.")
 WEIGHTS = typer.Option(metavar="LIST|FILE", help="Bargaining power: 1,2,3 or a .json, .npy or .csv file.")

@@ -18,6 +18,7 @@ from .edge import Edge, finished
 
 _LIMIT = 80
 _CLOSE = 1e-5
+_CLOSE_POLYGON = 1e-9
 """Distance to the frontier, relative, from which it is straight enough for one last half step."""
 
 
@@ -61,15 +62,15 @@ def _path(edge: Edge, d: Any) -> tuple[Any, int]:
     from scipy.integrate import solve_ivp
 
     first = edge.ideal(d) - d
+    exact = edge.chain is not None
 
     def pull(_: float, u: Any) -> Any:
         return (edge.ideal(d + u * first) - d) / first - u
 
     def close(_: float, u: Any) -> float:
-        return float(pull(0.0, u).min()) - _CLOSE
+        return float(pull(0.0, u).min()) - (_CLOSE_POLYGON if exact else _CLOSE)
 
     close.terminal = True  # type: ignore[attr-defined]
-    exact = edge.chain is not None
     found = solve_ivp(
         pull, (0.0, 60.0), np.zeros(2), method="RK45" if exact else "DOP853", rtol=1e-10, atol=1e-12, events=close
     )
