@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+
 import torch
 
 from nashsolve.core.errors import InvalidProblem
@@ -16,6 +19,7 @@ from nashsolve.integrations.torch_moe.bargain import min_norm
 from nashsolve.integrations.torch_moe.domain import DomainGram
 from nashsolve.integrations.torch_moe.stability import UnstableChain
 from tests.asserts import assert_bitwise, assert_near
+from tests.helpers import needs
 from tests.tolerances import tolerance
 from tests.torch_moe.build import CERTIFIED, TIGHT, flat, nash_alpha, random_chain
 
@@ -101,6 +105,7 @@ def ccp_case(seed: int) -> np.ndarray:
     return vectors @ vectors.T
 
 
+@needs("ccp")
 def test_ccp_budget_gives_the_iterate_at_its_end() -> None:
     gram = ccp_case(2)
     exact = nash_alpha(gram)
@@ -113,6 +118,7 @@ def test_ccp_budget_gives_the_iterate_at_its_end() -> None:
     assert max(errors[1:]) < CERTIFIED
 
 
+@needs("ccp")
 def test_ccp_failures_meet_the_policy() -> None:
     """The published procedure has no first iterate here; its code would go on with equal weights in silence."""
     found = bargain_over_base(domain(ccp_case(3)), BargainConfig(solver="ccp", iterations=20))
@@ -126,6 +132,7 @@ def test_newton_budget_is_read() -> None:
     assert np.abs(found.coefficients / nash_alpha(GRAM) - 1).max() > 1e-8
 
 
+@needs("cvxpy")
 def test_solvers_agree() -> None:
     for solver in ("newton", "cvxpy"):
         found = bargain_over_base(domain(GRAM), BargainConfig(solver=solver, scale="exact"))

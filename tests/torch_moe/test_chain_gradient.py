@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+
 import torch
 
 from nashsolve.core.errors import NashSolveError

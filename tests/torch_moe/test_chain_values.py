@@ -7,6 +7,9 @@ import math
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+
 import torch
 
 from nashsolve.integrations.torch_moe import BargainConfig, ChainConfig, MomentumConfig

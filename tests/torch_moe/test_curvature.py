@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+
 import torch
 from torch import nn
 

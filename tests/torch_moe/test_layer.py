@@ -8,6 +8,9 @@ import pickle
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -306,3 +309,34 @@ def test_input_shapes() -> None:
         Stack("smear").layers[0](x.reshape(-1, 8))
     with pytest.raises(InvalidProblem, match="hidden has shape"):
         tokens(torch.ones(2, 3, 5))
+
+
+def test_balance_losses_are_added_up() -> None:
+    model = Stack("smoe_top2", balance={"switch": 0.5, "z": 0.25})
+    model(batch())
+    layer = model.layers[0]
+    assert set(layer.losses) == {"switch", "z"}
+    z = layer.router_output.logits.logsumexp(-1).square().mean()
+    assert_near(layer.losses["z"].detach(), 0.25 * z.detach(), 1e-6)
+    assert_near(layer.auxiliary_loss().detach(), sum(layer.losses.values()).detach(), 1e-6)
+    plain = Stack("smoe_top2", balance={"switch": 0.0}).layers[0]
+    plain(batch())
+    assert float(plain.auxiliary_loss()) == 0.0
+
+
+def test_padding_takes_no_part_in_the_merge_of_its_sequence() -> None:
+    layer = Stack("smear", layers=1).layers[0]
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[0, 4:] = False
+    x, other = batch(), batch()
+    other[0, 4:] = 7.0
+    with torch.no_grad():
+        assert_near(layer(x, token_mask=mask)[0, :4], layer(other, token_mask=mask)[0, :4], 0, 1e-6)
+        assert (layer(x)[0, :4] - layer(other)[0, :4]).abs().max() > 1e-3
+
+
+def test_the_noise_of_a_router_follows_the_generator_given() -> None:
+    layer = Stack("smear", layers=1, router={"options": {"noise": 50.0}}).layers[0]
+    one, same, other = (layer(batch(), generator=torch.Generator().manual_seed(s)).detach() for s in (1, 1, 2))
+    assert_bitwise(one, same)
+    assert (one - other).abs().max() > 1e-3

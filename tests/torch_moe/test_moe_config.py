@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch", reason="the extra 'moe' is not installed")
+
 from nashsolve.core.errors import InvalidProblem
 from nashsolve.integrations.torch_moe import (
     SYSTEMS,
