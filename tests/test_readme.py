@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nashsolve import kernels
 from nashsolve.backends import catalog
 from nashsolve.core.status import Status
 
@@ -40,6 +41,8 @@ def run_blocks(text: str) -> None:
 
 def test_python_blocks_print_what_the_readme_says():
     pytest.importorskip("cvxpy", reason="the crosscheck in the README counts the solvers of the extra 'cvxpy'")
+    if kernels.load() is None:
+        pytest.skip("the crosscheck in the README counts the compiled kernel, which is not built here")
     text = FILE.read_text(encoding="utf-8")
     assert len(python_and_output(text)) >= 2
     run_blocks(text)

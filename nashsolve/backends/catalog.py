@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -45,6 +46,16 @@ CATALOG = (
         True,
         ("numpy", "torch", "array_api_strict"),
         "primal-dual Newton with corrector and radial rescaling",
+    ),
+    Row(
+        "compiled",
+        "nashsolve.backends.compiled:Compiled",
+        None,
+        None,
+        False,
+        True,
+        ("numpy", "torch"),
+        "the same steps in C++, in vector registers and on all cores",
     ),
     Row(
         "cvxpy",
@@ -101,13 +112,19 @@ def make(name: str, **options: Any) -> Any:
         return external[name].load()(**options)
     if found.extra is not None and missing(name):
         raise MissingExtra(str(found.requires), found.extra, f"solver={name!r}")
-    module, _, attribute = found.target.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
-    allowed = tuple(f.name for f in fields(factory) if f.name != "name")
+    factory, allowed = _factory(found.target)
     for option in options:
         if option not in allowed:
             raise InvalidProblem(_unknown(f"option of solver {name!r}", option, allowed))
     return factory(**options)
+
+
+@cache
+def _factory(target: str) -> tuple[Any, tuple[str, ...]]:
+    """The class of an engine and the names of its options."""
+    module, _, attribute = target.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    return factory, tuple(f.name for f in fields(factory) if f.name != "name")
 
 
 def _unknown(what: str, given: str, allowed: tuple[str, ...]) -> str:

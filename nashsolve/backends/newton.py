@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from array_api_compat import is_numpy_namespace
@@ -21,8 +22,8 @@ from nashsolve.core.arrays import EPS64, Array, device, matvec, quiet, spd_solve
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
+from .at_zero import solve_at_zero
 from .disagreement import solve_with_disagreement
-from .warm_start import prefer
 
 _FRACTION = 0.9
 """How far towards the boundary of the positive orthant one step may go."""
@@ -56,113 +57,85 @@ class Newton:
         with quiet(xp):
             if problem.disagreement is not None:
                 return solve_with_disagreement(problem, start, self.max_iter, deadline)
-            return _solve(problem, start, self.max_iter, deadline)
-
-
-def _solve(problem: BargainingProblem, start: Array | None, max_iter: int, deadline: float | None) -> RawAnswer:
-    xp, b, w = problem.xp, problem.unit_gram, problem.power
-    total = xp.sum(w, axis=-1)
-    alone = problem.batch_shape == () and is_numpy_namespace(xp)
-    a = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
-    if start is not None:
-        scaled = start / problem.scale
-        fine = xp.min(scaled, axis=-1) > 1e-30 * xp.max(scaled, axis=-1)
-        a = xp.where(
-            (fine & xp.all(xp.isfinite(scaled), axis=-1))[..., None],
-            scaled / xp.max(scaled, axis=-1)[..., None],
-            a,
-        )
-    dead = xp.any(xp.linalg.diagonal(b) <= 0, axis=-1)
-    given = b
-    if bool(xp.any(dead)):
-        b = xp.where(dead[..., None, None], xp.eye(problem.n, dtype=xp.float64, device=device(b)), b)
-    a = _to_ray(a, b, total, xp)
-    if start is not None:
-        a = prefer(a, _to_ray(xp.ones_like(a), b, total, xp), w, xp)
-    run = _iterate_one if alone else _iterate_batch
-    noise = problem.noise if problem.white is None else problem.n * EPS64
-    a, n_iter, stopped = run(b, w, a, total, max_iter, deadline, noise, xp)
-    hat = a * xp.sqrt(xp.linalg.diagonal(b))
-    ratio = xp.sqrt(total) / xp.sum(hat, axis=-1)
-    lost = ~xp.all(xp.isfinite(a), axis=-1) | (ratio**2 < noise) | dead
-    if bool(xp.any(lost)):
-        a = xp.where(lost[..., None], _block(a, given, xp), a)
-    if problem.unit_vectors is not None and not bool(xp.all(lost)):
-        a = _refine(a, lost, problem, xp)
-    if start is not None and (stopped == "max_iter" or stopped == "numerical" or bool(xp.any(lost))):
-        return _solve(problem, None, max_iter, deadline)
-    alpha = a * problem.scale
-    if problem.radius is not None:
-        alpha = alpha * (xp.sqrt(xp.sum(problem.present, axis=-1)) / problem.ball_radius)[..., None]
-    return RawAnswer(alpha, n_iter, stopped)
-
-
-def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> Array:
-    """The optimum on the ray of a: a' B a = sum w. Leaves a alone where B is zero along it."""
-    q = xp.sum(a * matvec(b, a, xp), axis=-1)
-    factor = xp.sqrt(total / q)
-    good = xp.isfinite(factor) & (factor > 0)
-    return a * xp.where(good, factor, xp.ones_like(factor))[..., None]
+            alone = problem.batch_shape == () and is_numpy_namespace(xp)
+            steps = _iterate_one if alone else _iterate_batch
+            return solve_at_zero(problem, start, partial(steps, max_iter=self.max_iter, deadline=deadline, xp=xp))
 
 
 def _iterate_one(
-    b: Array, w: Array, a: Array, total: Array, max_iter: int, deadline: float | None, noise: float, xp: Any
+    b: Array,
+    w: Array,
+    a: Array,
+    total: Array,
+    noise: float,
+    _cold: bool,
+    *,
+    max_iter: int,
+    deadline: float | None,
+    xp: Any,
 ) -> tuple[Array, int, str]:
     """One problem in NumPy: the batch's steps, operation by operation and so bit by bit, with Python's branches."""
-    from numpy import abs as absolute
-    from numpy import eye, matmul
-    from numpy.linalg import LinAlgError, inv
+    import numpy as np
 
-    w_min, best, stalled, limit = float(w.min()), float("inf"), 0, float(total)
+    add, n = np.add.reduce, len(a)
+    w_min, best, stalled, limit = min(w.tolist()), math.inf, 0, float(total)
     norms = b.diagonal() ** 0.5
-    ridge = (1 + 4 * EPS64) * eye(len(a))
-    off = 1 - eye(len(a))
     u = w / a
     for iteration in range(max_iter + 1):
         scaled = b * a
-        r = w - a * scaled.sum(-1)
+        r = w - a * add(scaled, -1)
         au = a * u
         h = a[:, None] * scaled
-        diagonal = (h.diagonal() + au) * ridge.diagonal()
-        h = h * off
-        h.flat[:: len(a) + 1] = diagonal
+        h.reshape(-1)[:: n + 1] = (h.diagonal() + au) * (1 + 4 * EPS64)
         try:
-            inverse = inv(h)
-        except LinAlgError:
+            inverse = np.linalg.inv(h)
+        except np.linalg.LinAlgError:
             return a, iteration, "numerical"
-        da = matmul(inverse, r[:, None])[:, 0]
-        du = w / au - 1 - da
-        power = float((r * da).sum())
+        da = np.matmul(inverse, r[:, None])[:, 0]
+        power = float(add(r * da))
+        if power != power:
+            return a, iteration, "numerical"
         size = math.sqrt((power if power > 0 else 0.0) / w_min)
-        largest = float(absolute(da).max())
-        if largest != largest:
-            return a, iteration, "numerical"
-        size = max(size, largest)
+        moves = da.tolist()
+        low = min(moves)
+        size = max(size, -low, max(moves))
         if size <= _TINY:
             return a * (1 + da), iteration, ""
         stalled = stalled + 1 if size < _STALL and size > 0.3 * best else 0
         best = min(best, size)
-        if stalled >= 2 or float((norms * a).sum()) ** 2 * noise > limit:
+        if stalled >= 2 or float(add(norms * a)) ** 2 * noise > limit:
             return a, iteration, ""
         if iteration == max_iter:
             break
         if deadline is not None and time.perf_counter() > deadline:
             return a, iteration, "time"
-        low = min(float(da.min()), float(du.min()))
-        da2 = matmul(inverse, (r - au * da * du)[:, None])[:, 0]
-        du2 = w / au - 1 - da * du - da2
-        low2 = min(float(da2.min()), float(du2.min()))
+        rest = w / au - 1
+        du = rest - da
+        low = min(low, *du.tolist())
+        both = da * du
+        da2 = np.matmul(inverse, (r - au * da * du)[:, None])[:, 0]
+        du2 = rest - both - da2
+        low2 = min(*da2.tolist(), *du2.tolist())
         if low2 >= low or low2 >= -_FRACTION:
             da, du, low = da2, du2, low2
         t = -_FRACTION / low if low < -_FRACTION else 1.0
         a, u = a * (1 + t * da), u * (1 + t * du)
-        q = float((a * matmul(b, a[:, None])[:, 0]).sum())
+        q = float(add(a * np.matmul(b, a[:, None])[:, 0]))
         a = a * math.sqrt(limit / q) if q > 0 else a
     return a, max_iter, "max_iter"
 
 
 def _iterate_batch(
-    b: Array, w: Array, a: Array, total: Array, max_iter: int, deadline: float | None, noise: float, xp: Any
+    b: Array,
+    w: Array,
+    a: Array,
+    total: Array,
+    noise: float,
+    _cold: bool,
+    *,
+    max_iter: int,
+    deadline: float | None,
+    xp: Any,
 ) -> tuple[Array, Array, str]:
     """A batch on any array library: finished items are frozen by a mask and leave the batch once they are many."""
     shape, n = a.shape, a.shape[-1]
@@ -255,46 +228,3 @@ def _member(items: Array, count: int, xp: Any) -> Array:
     place = xp.searchsorted(items, everyone)
     place = xp.where(place < items.shape[0], place, 0 * place)
     return xp.take(items, place) == everyone
-
-
-def _block(a: Array, b: Array, xp: Any) -> Array:
-    """Sharpen a diverged direction into a certificate: its projection on the null space of its own players."""
-    hat = a / xp.max(a, axis=-1)[..., None]
-    zero = xp.linalg.diagonal(b) <= 0
-    hat = xp.where(xp.any(zero, axis=-1)[..., None], xp.astype(zero, xp.float64), hat)
-    hat = xp.where(hat == hat, hat, xp.zeros_like(hat))
-    strong = hat > 1e-5
-    both = strong[..., :, None] & strong[..., None, :]
-    eye = xp.eye(b.shape[-1], dtype=xp.float64, device=device(b))
-    values, basis = xp.linalg.eigh(xp.where(both, b * xp.ones_like(both, dtype=xp.float64), eye))
-    null = xp.astype(values <= 1e-12, xp.float64)
-    y = xp.where(strong, hat, xp.zeros_like(hat))
-    inner = matvec(xp.matrix_transpose(basis), y, xp) * null
-    sharp = matvec(basis, inner, xp)
-    fine = xp.all(xp.where(strong, sharp > 0, True), axis=-1) & (xp.sum(null, axis=-1) > 0)
-    sharp = xp.where(strong, sharp, xp.zeros_like(sharp))
-    return xp.where(fine[..., None], sharp, y)
-
-
-def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array:
-    """Newton corrections with the residual taken through the vectors: their accuracy, not that of their Gram.
-
-    The residual itself cannot fall below rounding over the squared margin, so the steps are judged by their size.
-    """
-    rows, b, w = problem.unit_vectors, problem.unit_gram, problem.power
-    eye = xp.eye(problem.n, dtype=xp.float64, device=device(b))
-    h = a[..., :, None] * b * a[..., None, :] + w[..., None, :] * eye
-    solver = spd_solver(xp.where(lost[..., None, None], eye, h), xp)
-    best = xp.full_like(a[..., 0], 0.5)
-    for _ in range(4):
-        residual = w - a * matvec(rows, matvec(xp.matrix_transpose(rows), a, xp), xp)
-        if problem.mask is not None:
-            residual = xp.where(problem.mask, residual, xp.zeros_like(residual))
-        step = solver(residual)
-        size = xp.max(xp.abs(step), axis=-1)
-        better = (size < 0.5 * best) & ~lost
-        a = xp.where(better[..., None], a * (1 + step), a)
-        best = xp.where(better, size, 0 * best)
-        if not bool(xp.any(better & (size > 4 * EPS64))):
-            break
-    return a

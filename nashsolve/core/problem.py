@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from .. import kernels
 from . import arrays
 from .arrays import EPS64, Array
 from .errors import InvalidProblem, InvalidType
@@ -98,6 +99,8 @@ class BargainingProblem:
             object.__setattr__(self, name, value)
 
     def _read(self, xp: Any) -> None:
+        if self._read_at_once():
+            return
         main = "gram" if self.gram is not None else "vectors"
         data, kind = arrays.as_float64(getattr(self, main), main, xp)
         if data.ndim < 2:
@@ -123,6 +126,39 @@ class BargainingProblem:
         elif self.metric is not None:
             raise InvalidProblem("metric needs vectors: a gram has already lost the space that it measures")
         self._equilibrate(main, xp)
+
+    def _read_at_once(self) -> bool:
+        """Check and equilibrate a plain Gram in NumPy by the kernel, where there is one and it finds nothing to say."""
+        native, gram = kernels.load(), self.gram
+        if native is None or type(gram).__name__ != "ndarray" or gram.ndim != 2 or self.gram_error != 0:
+            return False
+        if any(v is not None for v in (self.metric, self.mask, self.names, self.disagreement)) or self.symmetrize:
+            return False
+        import numpy as np
+
+        scale, unit = np.empty(gram.shape[0]), np.empty(gram.shape)
+        if native.examine(gram, 0.0, scale, unit) != 0:
+            return False
+        self._set(kind="float64", gram_error=0.0, scale=scale, unit_gram=unit)
+        if self.weights is None and self.radius is None:
+            self._set(batch_shape=(), power=np.ones(gram.shape[0]))
+        else:
+            self._read_small(gram.shape[0], self.xp, gram)
+        return True
+
+    @classmethod
+    def examined(cls, gram: Array, scale: Array, unit_gram: Array) -> BargainingProblem:
+        """The problem of a float64 Gram that the kernel has checked and equilibrated already."""
+        problem = object.__new__(cls)
+        xp = arrays.namespace_of(gram)
+        problem.__dict__.update(_BARE, gram=gram, xp=xp, scale=scale, unit_gram=unit_gram, sources={})
+        return problem
+
+    @property
+    def plain_gram(self) -> bool:
+        """Whether there is nothing beside a float64 Gram, weights, radius and gram_error."""
+        extras = (self.vectors, self.disagreement, self.mask)
+        return self.kind == "float64" and all(v is None for v in extras) and not self.sources
 
     def _read_gram_error(self, main: str, kind: str) -> float:
         try:
@@ -294,6 +330,9 @@ class BargainingProblem:
 
     def __repr__(self) -> str:
         return describe(self)
+
+
+_BARE = {f.name: None if f.default is MISSING else f.default for f in fields(BargainingProblem)} | {"kind": "float64"}
 
 
 def broadcast_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -219,7 +219,7 @@ def from_planes(
 ) -> Solution:
     """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
 
-    lines : (7, ..., n) and numbers : (10, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
+    lines : (7, ..., n) and numbers : (11, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
     wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
     """
     gap, floor = numbers[2], numbers[9]
@@ -233,7 +233,7 @@ def from_planes(
         lines, numbers = wrap(lines), wrap(numbers)
         status = status if single else wrap(codes)
     alpha, coefficients, utilities, gains, bound, blocking, effective = lines
-    multiplier, log_nash, gap, backward, angle, margin, margin_lower, radius_needed, _, _ = numbers
+    multiplier, log_nash, gap, backward, angle, margin, margin_lower, radius_needed, *_ = numbers
     solution = object.__new__(Solution)
     solution.__dict__.update(
         problem=problem,
@@ -270,8 +270,11 @@ _PER_ITEM = (
 ).split()
 
 
-def replace_items(solution: Solution, items: Any, general: Any, begin: float) -> Solution:
-    """The batch `solution` with the items of a boolean NumPy mask solved anew by `general`, which takes a problem."""
+def replace_items(solution: Solution, gram: Array, items: Any, general: Any, begin: float) -> Solution:
+    """The batch `solution` with the items of a boolean NumPy mask solved anew by `general`, which takes a problem.
+
+    gram : as it was given; that of the problem is the mean of its halves
+    """
     problem, xp = solution.problem, solution.problem.xp
     rows = xp.nonzero(xp.asarray(items))
 
@@ -279,7 +282,7 @@ def replace_items(solution: Solution, items: Any, general: Any, begin: float) ->
         return value if value is None or value.ndim <= core_axes else value[rows]
 
     part = BargainingProblem(
-        gram=problem.gram[rows],
+        gram=gram[rows],
         weights=pick(problem.weights, 1),
         radius=pick(problem.radius, 0),
         gram_error=problem.gram_error,

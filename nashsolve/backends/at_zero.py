@@ -1,0 +1,108 @@
+"""What surrounds an iteration at zero disagreement: its start, and what becomes of its end.
+
+The engines that iterate on ``a * (B a) = w`` share it: a start on the optimum of its ray, a diverged direction made
+into a certificate that no agreement exists, and corrections through the vectors where they are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nashsolve.core.arrays import EPS64, Array, device, matvec, spd_solver
+from nashsolve.core.problem import BargainingProblem
+from nashsolve.core.solver import RawAnswer
+
+from .warm_start import prefer
+
+Steps = Callable[[Array, Array, Array, Array, float, bool], tuple[Array, Any, str]]
+"""(B, w, a, sum w, squared margin at which to give up, whether a is the cold start) -> (a, iterations, why it stopped
+early or "")."""
+
+
+def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps) -> RawAnswer:
+    """The answer that `steps` finds for the equilibrated Gram, or the direction in which it diverged."""
+    xp, b, w = problem.xp, problem.unit_gram, problem.power
+    total = xp.sum(w, axis=-1)
+    a = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
+    if start is not None:
+        scaled = start / problem.scale
+        fine = xp.min(scaled, axis=-1) > 1e-30 * xp.max(scaled, axis=-1)
+        a = xp.where(
+            (fine & xp.all(xp.isfinite(scaled), axis=-1))[..., None],
+            scaled / xp.max(scaled, axis=-1)[..., None],
+            a,
+        )
+    diagonal = xp.linalg.diagonal(b)
+    dead = xp.min(diagonal, axis=-1) <= 0
+    given = b
+    if bool(xp.any(dead)):
+        b = xp.where(dead[..., None, None], xp.eye(problem.n, dtype=xp.float64, device=device(b)), b)
+    a = _to_ray(a, b, total, xp)
+    if start is not None:
+        a = prefer(a, _to_ray(xp.ones_like(a), b, total, xp), w, xp)
+    noise = problem.noise if problem.white is None else problem.n * EPS64
+    a, n_iter, stopped = steps(b, w, a, total, noise, start is None)
+    spread = xp.sum(a * xp.sqrt(diagonal), axis=-1)
+    lost = ~(total >= noise * spread**2) | dead
+    if bool(xp.any(lost)):
+        a = xp.where(lost[..., None], _block(a, given, xp), a)
+    if problem.unit_vectors is not None and not bool(xp.all(lost)):
+        a = _refine(a, lost, problem, xp)
+    if start is not None and (stopped == "max_iter" or stopped == "numerical" or bool(xp.any(lost))):
+        return solve_at_zero(problem, None, steps)
+    alpha = a * problem.scale
+    if problem.radius is not None:
+        alpha = alpha * (xp.sqrt(xp.sum(problem.present, axis=-1)) / problem.ball_radius)[..., None]
+    return RawAnswer(alpha, n_iter, stopped)
+
+
+def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> Array:
+    """The optimum on the ray of a: a' B a = sum w. Leaves a alone where B is zero along it."""
+    q = xp.sum(a * matvec(b, a, xp), axis=-1)
+    factor = xp.sqrt(total / q)
+    good = xp.isfinite(factor) & (factor > 0)
+    return a * xp.where(good, factor, xp.ones_like(factor))[..., None]
+
+
+def _block(a: Array, b: Array, xp: Any) -> Array:
+    """Sharpen a diverged direction into a certificate: its projection on the null space of its own players."""
+    hat = a / xp.max(a, axis=-1)[..., None]
+    zero = xp.linalg.diagonal(b) <= 0
+    hat = xp.where(xp.any(zero, axis=-1)[..., None], xp.astype(zero, xp.float64), hat)
+    hat = xp.where(hat == hat, hat, xp.zeros_like(hat))
+    strong = hat > 1e-5
+    both = strong[..., :, None] & strong[..., None, :]
+    eye = xp.eye(b.shape[-1], dtype=xp.float64, device=device(b))
+    values, basis = xp.linalg.eigh(xp.where(both, b * xp.ones_like(both, dtype=xp.float64), eye))
+    null = xp.astype(values <= 1e-12, xp.float64)
+    y = xp.where(strong, hat, xp.zeros_like(hat))
+    inner = matvec(xp.matrix_transpose(basis), y, xp) * null
+    sharp = matvec(basis, inner, xp)
+    fine = xp.all(xp.where(strong, sharp > 0, True), axis=-1) & (xp.sum(null, axis=-1) > 0)
+    sharp = xp.where(strong, sharp, xp.zeros_like(sharp))
+    return xp.where(fine[..., None], sharp, y)
+
+
+def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array:
+    """Newton corrections with the residual taken through the vectors: their accuracy, not that of their Gram.
+
+    The residual itself cannot fall below rounding over the squared margin, so the steps are judged by their size.
+    """
+    rows, b, w = problem.unit_vectors, problem.unit_gram, problem.power
+    eye = xp.eye(problem.n, dtype=xp.float64, device=device(b))
+    h = a[..., :, None] * b * a[..., None, :] + w[..., None, :] * eye
+    solver = spd_solver(xp.where(lost[..., None, None], eye, h), xp)
+    best = xp.full_like(a[..., 0], 0.5)
+    for _ in range(4):
+        residual = w - a * matvec(rows, matvec(xp.matrix_transpose(rows), a, xp), xp)
+        if problem.mask is not None:
+            residual = xp.where(problem.mask, residual, xp.zeros_like(residual))
+        step = solver(residual)
+        size = xp.max(xp.abs(step), axis=-1)
+        better = (size < 0.5 * best) & ~lost
+        a = xp.where(better[..., None], a * (1 + step), a)
+        best = xp.where(better, size, 0 * best)
+        if not bool(xp.any(better & (size > 4 * EPS64))):
+            break
+    return a

@@ -1,0 +1,72 @@
+"""The compiled kernel: the steps of `newton` in C++, for NumPy arrays and for torch tensors on the CPU.
+
+Problems of up to eight players stand side by side in vector registers, larger ones use them within the problem; a batch
+is shared among threads, and no result depends on how. From nine players on coordinate sweeps come before Newton and
+often finish alone. `nashsolve.kernels` holds the source. [griveau2013]_
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_numpy_namespace, is_torch_namespace
+
+from nashsolve import kernels
+from nashsolve.core.arrays import Array, device, quiet
+from nashsolve.core.problem import BargainingProblem
+from nashsolve.core.solver import RawAnswer
+
+from .at_zero import solve_at_zero
+
+_STOPPED = {1: "max_iter", 2: "numerical"}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Newton's method in C++; zero disagreement.
+
+    max_iter : iterations allowed, >= 0; sweeps are not counted against it
+    rtol : relative accuracy of alpha; None is 1e-10 in float64 and 1e-5 in float32
+    threads : for a batch; None is every core this process may use, or OMP_NUM_THREADS
+    """
+
+    max_iter: int = 64
+    rtol: float | None = None
+    threads: int | None = None
+    name: str = "compiled"
+
+    def why_not(self, problem: BargainingProblem) -> str | None:
+        if kernels.load() is None:
+            return f"its kernel does not load: {kernels.reason()}"
+        if problem.disagreement is not None:
+            return "it is written for zero disagreement; newton takes any"
+        xp = problem.xp
+        if is_numpy_namespace(xp):
+            return None
+        if is_torch_namespace(xp) and str(device(problem.unit_gram)) == "cpu":
+            return None
+        return "it takes NumPy arrays and torch tensors on the CPU"
+
+    def solve(self, problem: BargainingProblem, start: Array | None = None) -> RawAnswer:
+        if problem.n == 0 or 0 in problem.batch_shape:
+            return RawAnswer(problem.xp.zeros((*problem.batch_shape, problem.n), dtype=problem.xp.float64), 0)
+        with quiet(problem.xp):
+            return solve_at_zero(problem, start, self._steps)
+
+    def _steps(self, b: Array, w: Array, a: Array, total: Array, noise: float, cold: bool) -> tuple[Array, Any, str]:
+        shape, n = tuple(a.shape), a.shape[-1]
+        gram = np.ascontiguousarray(np.broadcast_to(np.asarray(b), (*shape, n)))
+        power = np.ascontiguousarray(np.broadcast_to(np.asarray(w), shape))
+        start = None if cold else np.ascontiguousarray(np.asarray(a))
+        out, stop, n_iter = np.empty(shape), np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
+        threads = self.threads or kernels.threads()
+        kernels.load().newton(gram, power, start, noise, self.max_iter, out, stop, n_iter, threads)
+        worst = 1 if (stop == 1).any() else (int(stop) if stop.ndim == 0 else 0)
+        stopped = _STOPPED.get(worst, "")
+        if isinstance(a, np.ndarray):
+            return out, int(n_iter) if n_iter.ndim == 0 else n_iter, stopped
+        import torch
+
+        return torch.from_numpy(out), int(n_iter) if n_iter.ndim == 0 else torch.from_numpy(n_iter), stopped

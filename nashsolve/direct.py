@@ -1,0 +1,140 @@
+"""The short way: a Gram in NumPy or torch on the CPU, solved, certified and judged in one call of the kernel.
+
+It answers only what needs no words. Bad input, and every item that the kernel does not call SOLVED or
+SOLVED_INACCURATE, is left to the general path, which says what is wrong or proves that no agreement exists; the
+kernel's certificate is the one of `core.certificate` in another language, held to it by the tests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import kernels
+from .core.problem import BargainingProblem
+from .core.solution import Solution, from_planes, replace_items
+from .core.solver import RawAnswer
+from .core.status import Status
+
+_LINES, _NUMBERS = 7, 11
+"""Planes of `Line` and `Number` in kernels/certificate.hpp, which core.solution.from_planes names."""
+
+
+OPTIONS = frozenset({"max_iter", "rtol", "threads"})
+"""Options of a solve that the short way can take."""
+
+
+def readable(value: Any) -> Any:
+    """The NumPy array behind an array or a tensor on the CPU, copied only to bring it into C order; None for all else.
+
+    The kernel itself refuses what is not float64.
+    """
+    if type(value) is np.ndarray:
+        return value if value.flags.c_contiguous else np.ascontiguousarray(value)
+    kind = type(value)
+    if kind.__name__ not in ("Tensor", "Parameter") or not kind.__module__.startswith("torch"):
+        return None
+    if value.requires_grad or value.device.type != "cpu" or str(value.layout) != "torch.strided":
+        return None
+    try:
+        return np.ascontiguousarray(value.numpy())
+    except (RuntimeError, TypeError):  # lazily negated views, bfloat16, subclasses without storage
+        return None
+
+
+def _fits(side: Any, shape: tuple[int, ...], axes: int) -> bool:
+    """Whether `side` has the shape of the batch, or of its last axes alone."""
+    return side is None or side.shape == shape or side.shape == shape[len(shape) - axes :]
+
+
+def weights(gram: Any, power: Any) -> Any:
+    """alpha of one Gram or a batch where every item is certified, else None."""
+    native = kernels.load()
+    data = readable(gram)
+    if native is None or data is None or data.ndim < 2:
+        return None
+    if power is not None:
+        power = readable(power)
+        if power is None or not _fits(power, data.shape[:-1], 1):
+            return None
+    out = np.empty(data.shape[:-1])
+    if 0 <= native.weights(data, power, out) <= Status.SOLVED_INACCURATE:
+        return out if type(gram) is np.ndarray else _tensor(out)
+    return None
+
+
+def solve(
+    problem: Any, start: Any, general: Callable[[BargainingProblem], Solution], **options: Any
+) -> Solution | None:
+    """The solution of a Gram array, or of a problem of gram, weights, radius and gram_error; None for all else.
+
+    `general` solves the items of a batch that the kernel does not call solved.
+    """
+    begin = time.perf_counter()
+    native = kernels.load()
+    if native is None:
+        return None
+    known = problem if isinstance(problem, BargainingProblem) else None
+    if known is not None and not known.plain_gram:
+        return None
+    given = problem if known is None else known.gram
+    data = readable(given)
+    if data is None or data.ndim < 2 or data.size == 0:
+        return None
+    shape = data.shape[:-1]
+    sides = [None, None, start.alpha if isinstance(start, Solution) else start]
+    error = 0.0
+    if known is not None:
+        sides[:2], error = [known.weights, known.radius], known.gram_error
+    for k, (wide, axes) in enumerate(((shape, 1), (shape[:-1], 0), (shape, len(shape)))):
+        if sides[k] is None:
+            continue
+        sides[k] = readable(sides[k])
+        if sides[k] is None or not _fits(sides[k], wide, axes):
+            return None
+    lines, numbers = np.empty((_LINES, *shape)), np.empty((_NUMBERS, *shape[:-1]))
+    codes, n_iter = np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
+    scale, unit = np.empty(shape), np.empty(data.shape)
+    max_iter, rtol = options.get("max_iter", 64), options.get("rtol")
+    rtol = 1e-10 if rtol is None else rtol
+    threads = options.get("threads") or (kernels.threads() if len(shape) > 1 else 1)
+    worst = native.solve(data, *sides, error, rtol, max_iter, lines, numbers, codes, n_iter, (scale, unit), threads)
+    if worst == -1 or (not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE and len(shape) == 1):
+        return None
+    wrap = None if type(given) is np.ndarray else _tensor
+    if known is None and worst < 0:
+        known = BargainingProblem(gram=given)  # finds the items that are no problem, and says why
+    elif known is None:
+        even = 0.5 * given + 0.5 * given.swapaxes(-1, -2) if numbers[10].any() else given
+        known = BargainingProblem.examined(even, *((scale, unit) if wrap is None else (wrap(scale), wrap(unit))))
+    codes[codes < 0] = Status.INVALID_INPUT
+    solution = from_planes(known, lines, numbers, codes, n_iter, "compiled", begin, wrap)
+    if not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE:
+        return replace_items(solution, given, codes > Status.SOLVED_INACCURATE, general, begin)
+    return solution
+
+
+def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, begin: float) -> Solution | None:
+    """The judged answer of any engine for a Gram in NumPy where every item is SOLVED, else None."""
+    native = kernels.load()
+    gram, alpha = problem.gram, raw.alpha
+    plain = native is not None and problem.plain_gram and raw.coefficients is None and not raw.details
+    if not plain or type(alpha) is not np.ndarray or gram.shape[:-1] != alpha.shape or not alpha.size:
+        return None
+    if not _fits(problem.weights, alpha.shape, 1) or not _fits(problem.radius, alpha.shape[:-1], 0):
+        return None
+    lines, numbers = np.empty((_LINES, *alpha.shape)), np.empty((_NUMBERS, *alpha.shape[:-1]))
+    codes = np.empty(alpha.shape[:-1], dtype=np.int64)
+    sides = problem.weights, problem.radius
+    if native.certify(gram, *sides, None, alpha, problem.gram_error, rtol, lines, numbers, codes) != Status.SOLVED:
+        return None
+    return from_planes(problem, lines, numbers, codes, raw.n_iter, solver, begin)
+
+
+def _tensor(array: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(array)

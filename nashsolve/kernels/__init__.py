@@ -1,0 +1,43 @@
+"""The compiled kernel: one C++ source for every instruction set and for CUDA, and what loads it.
+
+``load()`` gives the binding or None, ``reason()`` why there is none. Everything works without it, only slower.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SOURCES = Path(__file__).parent
+
+
+@cache
+def _try() -> tuple[Any, str]:
+    try:
+        from . import _native  # type: ignore[attr-defined]
+    except ImportError as error:
+        missing = "_native" in str(error) and "cannot import name" in str(error)
+        return None, "this installation was built without a C++ compiler" if missing else str(error)
+    return _native, ""
+
+
+def load() -> Any:
+    """The binding, or None where it is not built or does not load."""
+    return _try()[0]
+
+
+def reason() -> str:
+    """Why `load` gives None; empty where it does not."""
+    return _try()[1]
+
+
+def threads() -> int:
+    """Cores that a batch may use: those this process may run on, or fewer where OMP_NUM_THREADS says so."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wish)) if wish.isdigit() and int(wish) > 0 else cores

@@ -1,0 +1,177 @@
+// Primal-dual Newton with corrector and radial rescaling at zero disagreement, on an equilibrated Gram.
+// The same steps as nashsolve/backends/newton.py, where they are explained.
+#pragma once
+#include "teams.hpp"
+
+namespace NASH_NAMESPACE {
+
+constexpr double FRACTION = 0.9, TINY = 3e-8, STALL = 1e-4;
+
+enum Stop { CONVERGED = 0, OUT_OF_ITERATIONS = 1, BROKEN = 2, DIVERGED = 3 };
+
+// Room for one problem: `square` n * n scalars, `lines` 8 * n.
+template <class S> struct Room {
+    S* square;
+    S* lines;
+};
+
+// a: in, a positive start; out, the answer; lanes that are not live keep theirs. Returns one of Stop per lane, as a scalar; n_iter likewise.
+template <class T>
+NASH_FN typename T::S newton(const T& team, int n, const typename T::S* b, const typename T::S* w, typename T::S* a,
+                             double noise, int max_iter, typename Kind<typename T::S>::mask live,
+                             Room<typename T::S> room, typename T::S& n_iter) {
+    using S = typename T::S;
+    using K = Kind<S>;
+    S *h = room.square, *inverse = room.lines, *u = inverse + n, *r = u + n, *da = r + n, *du = da + n, *ba = du + n,
+      *x = ba + n, *au = x + n;
+    const S total = team.sum(n, [&](int i) { return w[i]; });
+    const S least = team.least(n, [&](int i) { return w[i]; });
+    S best = K::all(1e300), stalled = K::all(0), stop = K::all(OUT_OF_ITERATIONS);
+    n_iter = K::all(0);
+    auto to_ray = [&](typename K::mask where) {
+        team.product(b, a, ba, n);
+        const S q = team.sum(n, [&](int i) { return a[i] * ba[i]; });
+        const S factor = root(total / q);
+        const typename K::mask good = where & (factor > 0) & (factor < 1e300);
+        const S by = select(good, factor, K::all(1));
+        team.each(n, [&](int i) { a[i] = a[i] * by, ba[i] = ba[i] * by; });
+    };
+    to_ray(live);
+    team.each(n, [&](int i) { u[i] = w[i] / a[i]; });
+    for (int iteration = 0;; ++iteration) {
+        team.each(n, [&](int i) {
+            r[i] = fused(-a[i], ba[i], w[i]), au[i] = a[i] * u[i], da[i] = r[i];
+            for (int j = 0; j < i; ++j) h[(long)i * n + j] = (a[i] * b[(long)i * n + j]) * a[j];
+            h[(long)i * n + i] = ((a[i] * b[(long)i * n + i]) * a[i] + au[i]) * (1 + 4 * EPS);
+        });
+        const typename K::mask sound = team.factor(h, inverse, n);
+        team.solve(h, inverse, da, n);
+        team.each(n, [&](int i) { du[i] = w[i] / au[i] - 1.0 - da[i]; });
+        const S power = team.sum(n, [&](int i) { return r[i] * da[i]; });
+        S size = larger(root(larger(power, K::all(0)) / least), team.most(n, [&](int i) { return size_of(da[i]); }));
+        const S spread = team.sum(n, [&](int i) { return root(b[(long)i * n + i]) * a[i]; });
+        stalled = select((size < STALL) & (size > 0.3 * best), stalled + 1.0, K::all(0));
+        best = smaller(best, size);
+        const typename K::mask broken = (!sound) | (!(power == power)) | (!(size < 1e300));
+        const typename K::mask finished = (size <= TINY) & !broken;
+        const typename K::mask diverged = spread * spread * noise > total;
+        const typename K::mask last = live & finished;
+        team.each(n, [&](int i) { a[i] = select(last, a[i] * (1.0 + da[i]), a[i]); });
+        stop = select(live & broken, K::all(BROKEN), stop);
+        stop = select(live & !broken & diverged, K::all(DIVERGED), stop);
+        stop = select(live & !broken & (finished | (stalled >= 2.0)), K::all(CONVERGED), stop);
+        live = live & !(broken | finished | diverged | (stalled >= 2.0));
+        if (!team.any_of(live) || iteration == max_iter) return stop;
+        n_iter = select(live, n_iter + 1.0, n_iter);
+        S low = team.least(n, [&](int i) { return smaller(da[i], du[i]); });
+        team.each(n, [&](int i) { x[i] = fused(-(au[i] * da[i]), du[i], r[i]); });
+        team.solve(h, inverse, x, n);
+        auto du2 = [&](int i) { return w[i] / au[i] - 1.0 - da[i] * du[i] - x[i]; };
+        const S low2 = team.least(n, [&](int i) { return smaller(x[i], du2(i)); });
+        const typename K::mask better = (low2 >= low) | (low2 >= -FRACTION);
+        low = select(better, low2, low);
+        const S t = select(low < -FRACTION, -FRACTION / low, K::all(1));
+        team.each(n, [&](int i) {
+            const S second = du2(i);
+            u[i] = select(live, u[i] * (1.0 + t * select(better, second, du[i])), u[i]);
+            a[i] = select(live, a[i] * (1.0 + t * select(better, x[i], da[i])), a[i]);
+        });
+        to_ray(live);
+    }
+}
+
+// Coordinate sweeps, each player in turn the positive root of b_ii a^2 + s a = w: for many players, where a sweep costs
+// a small part of a factorisation, they start Newton well and finish easy problems alone [spinu2013, griveau2013].
+constexpr int FEWEST_TO_SWEEP = 9;
+constexpr double GOAL = 3e-12;  // relative change still to come, at which the sweeps end
+
+// Players i .. i + G in turn: their row products are taken together, and corrected for the moves within the group.
+// Without EXACT a Newton step stands for the root, to spare the wait for it; for small moves they agree.
+template <int G, bool EXACT, class T>
+NASH_FN typename T::S visit(const T& team, int n, const typename T::S* b, const typename T::S* w, typename T::S* a,
+                            typename Kind<typename T::S>::mask live, int i) {
+    using S = typename T::S;
+    S s[G], moved[G], change = Kind<S>::all(0);
+    team.template dots<G>(b + (long)i * n, a, s, n);
+    for (int k = 0; k < G; ++k) {
+        const S* row = b + (long)(i + k) * n;
+        S rest = fused(-row[i + k], a[i + k], s[k]);
+        for (int m = 0; m < k; ++m) rest = fused(row[i + m], moved[m], rest);
+        const S own = row[i + k], old = a[i + k];
+        S next;
+        if (EXACT) {
+            const S wide = root(rest * rest + 4.0 * own * w[i + k]);
+            const typename Kind<S>::mask up = rest > 0;
+            next = select(up, 2.0 * w[i + k], wide - rest) / select(up, rest + wide, 2.0 * own);
+        } else {
+            next = fused(own * old, old, w[i + k]) / fused(own + own, old, rest);
+        }
+        next = select(live, next, old);
+        moved[k] = next - a[i + k];
+        change = larger(change, size_of(moved[k]) / next);
+        a[i + k] = next;
+    }
+    return change;
+}
+
+template <bool EXACT, class T>
+NASH_FN typename T::S all_in_turn(const T& team, int n, const typename T::S* b, const typename T::S* w,
+                                  typename T::S* a, typename Kind<typename T::S>::mask live) {
+    typename T::S change = Kind<typename T::S>::all(0);
+    int i = 0;
+    for (; i + T::GROUP <= n; i += T::GROUP) change = larger(change, visit<T::GROUP, EXACT>(team, n, b, w, a, live, i));
+    for (; i < n; ++i) change = larger(change, visit<1, EXACT>(team, n, b, w, a, live, i));
+    return change;
+}
+
+// Returns where the sweeps finished; elsewhere they were not worth going on with.
+template <class T>
+NASH_FN typename Kind<typename T::S>::mask sweep(const T& team, int n, const typename T::S* b, const typename T::S* w,
+                                                 typename T::S* a, typename T::S& n_iter) {
+    using S = typename T::S;
+    using K = Kind<S>;
+    const double budget = 3.5 * (n / 12.0 + 5);
+    S before = K::all(1e300);
+    typename K::mask live = K::yes(true), finished = K::yes(false);
+    n_iter = K::all(0);
+    for (int count = 1; count <= 2 * budget; ++count) {
+        const bool small = T::GROUP > 1 && !team.any_of(before > 0.01);
+        const S change = small ? all_in_turn<false>(team, n, b, w, a, live) : all_in_turn<true>(team, n, b, w, a, live);
+        n_iter = select(live, K::all(count), n_iter);
+        const S rate = change / before;
+        typename K::mask done = change <= 1e-13, hopeful = K::yes(true);
+        if (count > 1) {
+            done = done | ((rate < 0.5) & (change * rate <= GOAL * (1.0 - rate)) & K::yes(count > 2));
+            hopeful = (rate < 0.9) & (logarithm(GOAL / change) > budget * logarithm(rate));
+        }
+        finished = finished | (live & done);
+        live = live & hopeful & (!done);
+        if (!team.any_of(live)) break;
+        before = change;
+    }
+    return finished;
+}
+
+template <class T>
+NASH_FN typename T::S start_and_iterate(const T& team, int n, const typename T::S* b, const typename T::S* w,
+                                        typename T::S* a, double noise, int max_iter, Room<typename T::S> room,
+                                        typename T::S& n_iter) {
+    using S = typename T::S;
+    using K = Kind<S>;
+    if (n < FEWEST_TO_SWEEP || max_iter < 3)
+        return newton(team, n, b, w, a, noise, max_iter, K::yes(true), room, n_iter);
+    const S total = team.sum(n, [&](int i) { return w[i]; });
+    team.product(b, a, room.lines, n);
+    const S by = root(total / team.dot(a, room.lines, n));
+    const typename K::mask good = (by > 0) & (by < 1e300);
+    team.each(n, [&](int i) { a[i] = select(good, a[i] * by, a[i]); });
+    S sweeps;
+    const typename K::mask finished = sweep(team, n, b, w, a, sweeps);
+    S stop = K::all(CONVERGED);
+    n_iter = K::all(0);
+    if (team.any_of(!finished)) stop = newton(team, n, b, w, a, noise, max_iter, !finished, room, n_iter);
+    n_iter = n_iter + sweeps;
+    return select(finished, K::all(CONVERGED), stop);
+}
+
+}  // namespace NASH_NAMESPACE
