@@ -12,7 +12,7 @@ import torch
 
 from nashsolve.core.errors import InvalidProblem, InvalidType
 
-from . import fused
+from . import fused, native
 from .combine_blocked import Momentum, combine_blocked
 from .methods import METHODS, check_choice, choose
 from .parts import Experts, Part, as_tensor, check_like_first, is_array, read_experts, tensors_of, to_numpy
@@ -61,7 +61,7 @@ def combine(
         Where the result goes; it may be `base` itself.
     buffers_out : like `buffers`, optional
         Where the new buffers go; they may be `buffers` themselves.
-    method : "auto", "torch" or "triton"
+    method : "auto", "torch", "compiled" or "triton"
         As for `gram_of_differences`.
 
     Returns
@@ -96,10 +96,10 @@ def combine(
         arguments = (part, c, complex(step), beta, before, [point, *after])
         choose(
             method,
-            fused.why_not_combine(read),
-            read,
-            fused=partial(_run, fused.combine_fused, *arguments),
-            plain=partial(_run, combine_blocked, *arguments),
+            read.device,
+            partial(_run, combine_blocked, *arguments),
+            compiled=(native.why_not(read), partial(_run, native.combine_compiled, *arguments)),
+            triton=(fused.why_not_combine(read), partial(_run, fused.combine_fused, *arguments)),
         )
         points.append(point)
         for state, buffer in zip(states, after, strict=True):

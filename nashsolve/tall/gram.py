@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import fused
+from . import fused, native
 from .blocked import gram_blocked
 from .methods import METHODS, check_choice, choose
 from .parts import Experts, read_experts
@@ -41,8 +41,9 @@ def gram_of_differences(
         In which precision differences and products are formed before they are summed in float64; always float64 where
         an expert or the base is. With "float64" the error falls to about 1e-13 and the time grows, on a CPU about
         twofold.
-    method : "auto", "torch" or "triton"
-        "auto" is a fused kernel where there is one for device and data, and blocked products of torch otherwise.
+    method : "auto", "torch", "compiled" or "triton"
+        "auto" is a one-pass kernel where there is one for device and data (compiled for the CPU, Triton for a GPU),
+        and blocked products of torch otherwise.
 
     Returns
     -------
@@ -65,22 +66,21 @@ def gram_of_differences(
     check_choice("products", products, PRODUCTS)
     check_choice("method", method, METHODS)
     read = read_experts(experts, base)
-    gram, error = choose(
-        method,
-        fused.why_not(read, products),
-        read,
-        fused=lambda: fused.gram_fused(read),
-        plain=lambda: _blocked(read, products),
-    )
+    wide = products == "float64" or any(part.wide == torch.float64 for part in read.parts)
+    gram, error = _compute(read, products, wide, method)
+    if not wide and read.device.type == "cpu" and not _within_range(gram, read):
+        gram, error = _compute(read, "float64", True, method)
     return DifferenceGram(gram.numpy() if read.numpy else gram, error)
 
 
-def _blocked(read: Experts, products: str) -> tuple[torch.Tensor, float]:
-    wide = products == "float64" or any(part.wide == torch.float64 for part in read.parts)
-    gram, error = gram_blocked(read, wide)
-    if not wide and read.device.type == "cpu" and not _within_range(gram, read):
-        gram, error = gram_blocked(read, True)
-    return gram, error
+def _compute(read: Experts, products: str, wide: bool, method: str) -> tuple[torch.Tensor, float]:
+    return choose(
+        method,
+        read.device,
+        lambda: gram_blocked(read, wide),
+        compiled=(native.why_not(read), lambda: native.gram_compiled(read, wide)),
+        triton=(fused.why_not(read, products), lambda: fused.gram_fused(read)),
+    )
 
 
 def _within_range(gram: torch.Tensor, read: Experts) -> bool:

@@ -10,9 +10,7 @@ import torch
 
 from nashsolve.core.errors import InvalidProblem
 
-from .parts import Experts
-
-METHODS = ("auto", "torch", "triton")
+METHODS = ("auto", "torch", "compiled", "triton")
 Result = TypeVar("Result")
 
 
@@ -23,22 +21,30 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def choose(
-    method: str, reason: str | None, read: Experts, fused: Callable[[], Result], plain: Callable[[], Result]
+    method: str,
+    device: torch.device,
+    plain: Callable[[], Result],
+    **fused: tuple[str | None, Callable[[], Result]],
 ) -> Result:
-    """The result by `method`; "auto" on a GPU tries the kernel and, if that cannot be built, says so and goes on."""
-    if method == "triton":
+    """The result by `method`, where `fused` holds for each name why it cannot run (None where it can) and its call.
+
+    "auto" takes a fused method that can run on the device. One that fails to build there says so, and torch goes on.
+    """
+    if method in fused:
+        reason, run = fused[method]
         if reason is not None:
-            raise InvalidProblem(f"method='triton' cannot take these experts: {reason}")
-        return fused()
-    if method == "auto" and reason is None and read.device.type == "cuda":
+            raise InvalidProblem(f"method={method!r} cannot take these experts: {reason}")
+        return run()
+    own = {"cpu": "compiled", "cuda": "triton"}.get(device.type, "")
+    if method == "auto" and own and fused[own][0] is None:
         try:
-            return fused()
+            return fused[own][1]()
         except torch.OutOfMemoryError:
             return plain()
         except Exception as error:
             warnings.warn(
-                f"the triton kernel failed ({type(error).__name__}: {error}); plain torch computes the same, slower",
+                f"the {own} kernel failed ({type(error).__name__}: {error}); plain torch computes the same, slower",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
     return plain()

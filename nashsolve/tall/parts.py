@@ -165,7 +165,7 @@ def flatten(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     strides = tensors[0].stride()
     if all(t.stride() == strides for t in tensors) and _without_gaps(tensors[0]):
         return [t.as_strided((t.numel(),), (1,)) for t in tensors]
-    return [t.reshape(-1) for t in tensors]
+    return [t.reshape(-1).contiguous() for t in tensors]
 
 
 def _without_gaps(tensor: torch.Tensor) -> bool:

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed"
 
 import nashsolve as ns  # noqa: E402
 from nashsolve.core.errors import InvalidProblem, InvalidType  # noqa: E402
+from nashsolve.tall import native  # noqa: E402
 from tests.tall.conftest import DTYPES, draw, draw_experts, stacked  # noqa: E402
 
 SHAPES = [(67, 300), (131,), (3, 5, 7)]
@@ -34,11 +35,20 @@ def quaternion_product(a, b):
     )
 
 
+METHODS = [
+    "torch",
+    pytest.param(
+        "compiled", marks=pytest.mark.skipif(native.library()[0] is None, reason=native.library()[1] or "it is there")
+    ),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", [1.0, 0.25])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_formula(dtype, step):
+def test_formula(dtype, step, method):
     experts, base = draw_experts(4, SHAPES, dtype, near=0.3)
-    out = ns.combine(base, experts, C, step=step)
+    out = ns.combine(base, experts, C, step=step, method=method)
     exact = flat(base) + step * C @ stacked(experts, base)
     assert [o.dtype for o in out] == [dtype] * 3 and [o.shape for o in out] == [b.shape for b in base]
     narrow = torch.float64 if dtype == torch.float64 else torch.float32
@@ -48,8 +58,9 @@ def test_formula(dtype, step):
     assert bool(((flat(out) - exact).abs() <= allowed).all())
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("momentum", [0.7, 0.6 + 0.5j, (0.5, 0.3, -0.2, 0.4)], ids=str)
-def test_momentum_runs_the_recurrence(momentum):
+def test_momentum_runs_the_recurrence(momentum, method):
     """Five steps of mu' = beta mu + Delta, x' = x + Re(gamma mu') in Hamilton's numbers themselves."""
     experts, base = draw_experts(4, SHAPES, torch.float64, near=0.3)
     gamma = 0.4 - 0.3j if isinstance(momentum, complex) else 0.4
@@ -63,10 +74,21 @@ def test_momentum_runs_the_recurrence(momentum):
         mu = (rotated[0] + delta, *rotated[1:])
         moved = complex(gamma).real * mu[0] - complex(gamma).imag * mu[1]
         exact = exact + moved
-        x, state = ns.combine(x, experts, C, step=gamma, momentum=momentum, buffers=state)
+        x, state = ns.combine(x, experts, C, step=gamma, momentum=momentum, buffers=state, method=method)
         assert len(state) == (1 if isinstance(momentum, float) else 2), k
     assert torch.allclose(flat(x), exact, rtol=1e-12, atol=1e-12)
     assert torch.allclose(flat(state[0]), mu[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_narrow_results_are_rounded_as_torch_rounds(dtype):
+    """Ties, overflow, subnormal numbers and NaN, through every method."""
+    x = torch.tensor([0.0, 1.0, 1.0 + 2.0**-9, 1.0 + 2.0**-12, 3e38, 65519.0, 65520.0, 3e-8, 6e-6, 1e-40, -2.5])
+    x = torch.cat([x, torch.tensor([torch.nan, torch.inf]), draw((1000,), 1), draw((100,), 2, size=1e-5)])
+    for method in ("torch", "auto"):
+        out = torch.empty_like(x, dtype=dtype)
+        ns.combine(None, [x], [1.0], out=out, method=method)
+        assert torch.equal(torch.nan_to_num(out, 7.0), torch.nan_to_num(x.to(dtype), 7.0)), method
 
 
 def test_quaternion_is_its_complex_twin():
@@ -97,6 +119,9 @@ def test_strided_output_is_filled():
     out = torch.zeros(24, 10)[::2]
     ns.combine(base, experts, C, out=out)
     assert torch.equal(out, ns.combine(base, experts, C))
+    column = torch.zeros(12, 20)[:, ::2]
+    ns.combine(base, experts, C, out=column)
+    assert torch.equal(column, out)
     assert torch.equal(ns.combine(base.T, [e.T for e in experts], C), out.T)
 
 

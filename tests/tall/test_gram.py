@@ -9,18 +9,28 @@ torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed"
 
 import nashsolve as ns  # noqa: E402
 from nashsolve.core.errors import InvalidProblem, InvalidType  # noqa: E402
+from nashsolve.tall import native  # noqa: E402
 from tests.tall.conftest import DTYPES, draw, draw_experts, relative_error, stacked  # noqa: E402
 
 SHAPES = [(67, 130), (131,), (3, 5, 7)]
 
 
+METHODS = [
+    "torch",
+    pytest.param(
+        "compiled", marks=pytest.mark.skipif(native.library()[0] is None, reason=native.library()[1] or "it is there")
+    ),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("products", ["float32", "float64"])
 @pytest.mark.parametrize("with_base", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_error_is_within_the_stated_bound(dtype, with_base, products):
+def test_error_is_within_the_stated_bound(dtype, with_base, products, method):
     experts, base = draw_experts(6, SHAPES, dtype)
     base = base if with_base else None
-    found = ns.gram_of_differences(experts, base, products=products)
+    found = ns.gram_of_differences(experts, base, products=products, method=method)
     exact = stacked(experts, base)
     assert found.gram.dtype == torch.float64
     assert relative_error(found.gram, exact @ exact.T) <= found.gram_error
@@ -45,13 +55,14 @@ def test_near_experts_lose_nothing(near):
     assert relative_error(found.gram, stacked(experts, base) @ stacked(experts, base).T) <= found.gram_error
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.1, 1 / 3])
-def test_equal_entries_stay_within_the_bound(value):
+def test_equal_entries_stay_within_the_bound(value, method):
     """A signed step makes all squares equal, so every rounding of a long sum goes the same way."""
     signs = torch.sign(draw((5, 400_001), 3))
     experts = [value * s for s in signs]
     exact = stacked([[e] for e in experts], None)
-    found = ns.gram_of_differences(experts)
+    found = ns.gram_of_differences(experts, method=method)
     assert relative_error(found.gram, exact @ exact.T) <= found.gram_error
 
 
@@ -63,6 +74,56 @@ def test_long_sums_do_not_drift():
     assert abs(float(found.gram[0, 0]) / exact - 1) <= found.gram_error
     naive = np.cumsum(np.square(x[0].numpy()))[-1]
     assert abs(float(naive) / exact - 1) > found.gram_error
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 11, 13])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 511, 512, 513, 1025])
+def test_compiled_tiles_and_tails(n, length):
+    """Around the tile of the kernel, its vectors and its blocks."""
+    if native.library()[0] is None:
+        pytest.skip(native.library()[1])
+    rows, base = draw((n, length), n), draw((length,), 5000 + length)
+    found = ns.gram_of_differences(rows, base, method="compiled")
+    exact = stacked([[r] for r in rows], [base])
+    assert relative_error(found.gram, exact @ exact.T) <= found.gram_error
+
+
+def test_bits_do_not_depend_on_the_threads():
+    rows = draw((3, 600_000), 2)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(ns.gram_of_differences(rows).gram)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found) or native.library()[0] is None
+
+
+def test_a_failing_kernel_is_said_and_torch_goes_on(monkeypatch):
+    rows = draw((3, 50), 2)
+    wanted = ns.gram_of_differences(rows, method="torch")
+    monkeypatch.setattr(native, "why_not", lambda read: None)
+    monkeypatch.setattr(native, "gram_compiled", lambda read, wide: 1 / 0)
+    with pytest.warns(RuntimeWarning, match="compiled kernel failed .ZeroDivisionError"):
+        found = ns.gram_of_differences(rows)
+    assert torch.equal(found.gram, wanted.gram)
+
+
+def test_short_memory_halves_the_blocks(monkeypatch):
+    rows, calls, bmm = draw((3, 5000), 2), [], torch.bmm
+    wanted = ns.gram_of_differences(rows, method="torch")
+
+    def stingy(a, b):
+        calls.append(len(a))
+        if len(a) > 4:
+            raise torch.OutOfMemoryError("as if there were none")
+        return bmm(a, b)
+
+    monkeypatch.setattr(torch, "bmm", stingy)
+    assert relative_error(ns.gram_of_differences(rows, method="torch").gram, wanted.gram) <= wanted.gram_error
+    assert max(calls) > 4 >= min(calls)
 
 
 def test_every_form_gives_the_same_bits():
@@ -161,6 +222,7 @@ def test_the_result_goes_into_a_problem():
         ([torch.zeros(3), torch.zeros(3, device="meta")], None, {}, InvalidProblem, "meta"),
         ([torch.zeros(3)], None, {"products": "tf32"}, InvalidProblem, "float32, float64"),
         ([torch.zeros(3)], None, {"method": "cuda"}, InvalidProblem, "auto, torch"),
+        (torch.zeros(600, 2), None, {"method": "compiled"}, InvalidProblem, "at most 512|compiler"),
     ],
 )
 def test_bad_input_is_named(experts, base, options, error, words):

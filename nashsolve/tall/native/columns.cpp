@@ -1,0 +1,331 @@
+// Tall, skinny data in one pass: Gram of differences and their combination, over columns [begin, end) of rows that lie
+// anywhere. Compiled once for each instruction set, plain C symbols, no dependency but the C library.
+//
+// Blocks of kBlock columns are brought to float (or double) and the base subtracted, into a scratch that the first level
+// cache holds for few rows. Products run over register tiles of kTile x kTile pairs. Every lane of a float accumulator
+// sums kBlock / kLanes products and is then added to a double, so that its rounding error cannot grow with the length.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+constexpr int kTile = 4;
+#elif defined(__AVX__)
+constexpr int kBytes = 32;
+constexpr int kTile = 3;
+#else
+constexpr int kBytes = 16;
+constexpr int kTile = 3;
+#endif
+constexpr int64_t kBlock = 512;
+
+enum Kind : int { kBfloat16 = 0, kFloat16 = 1, kFloat32 = 2, kFloat64 = 3 };
+
+typedef float Floats __attribute__((vector_size(kBytes)));
+typedef double Doubles __attribute__((vector_size(kBytes)));
+typedef float HalfFloats __attribute__((vector_size(kBytes / 2)));
+typedef uint32_t __attribute__((may_alias)) Word;
+
+template <class T> struct Wide;
+template <> struct Wide<float> { typedef Floats type; static constexpr int lanes = kBytes / 4; };
+template <> struct Wide<double> { typedef Doubles type; static constexpr int lanes = kBytes / 8; };
+
+float half_to_float(uint16_t half) {
+    const uint32_t sign = uint32_t(half & 0x8000u) << 16;
+    uint32_t exponent = (half >> 10) & 31u, fraction = half & 1023u, bits;
+    if (exponent == 31) {
+        bits = sign | 0x7f800000u | (fraction << 13);
+    } else if (exponent) {
+        bits = sign | ((exponent + 112) << 23) | (fraction << 13);
+    } else if (fraction) {
+        exponent = 113;
+        while (!(fraction & 1024u)) { fraction <<= 1; --exponent; }
+        bits = sign | (exponent << 23) | ((fraction & 1023u) << 13);
+    } else {
+        bits = sign;
+    }
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+uint16_t float_to_half(float value) {
+#if defined(__F16C__)
+    return uint16_t(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+#else
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u) return sign | 0x7e00u;
+    if (bits >= 0x47800000u) return sign | 0x7c00u;
+    if (bits < 0x38800000u) {  // a subnormal half: let the float unit round it
+        float magnitude, magic = 0.5f;
+        std::memcpy(&magnitude, &bits, 4);
+        magnitude += magic;
+        std::memcpy(&bits, &magnitude, 4);
+        return sign | uint16_t(bits - 0x3f000000u);
+    }
+    const uint32_t odd = (bits >> 13) & 1u;
+    return sign | uint16_t((bits + 0xc8000fffu + odd) >> 13);
+#endif
+}
+
+uint16_t float_to_bfloat(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uint32_t quiet = (bits >> 16) | 0x40u;
+    return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+// `count` numbers of a row, from column `at` on, as floats.
+void load(int kind, const void* row, int64_t at, int64_t count, float* __restrict out) {
+    if (kind == kFloat32) {
+        std::memcpy(out, static_cast<const float*>(row) + at, size_t(count) * 4);
+    } else if (kind == kBfloat16) {
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(row) + at;
+        Word* __restrict words = reinterpret_cast<Word*>(out);
+        for (int64_t k = 0; k < count; ++k) words[k] = uint32_t(from[k]) << 16;
+    } else if (kind == kFloat16) {
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(row) + at;
+        int64_t k = 0;
+#if defined(__F16C__)
+        for (; k + 8 <= count; k += 8)
+            _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k))));
+#endif
+        for (; k < count; ++k) out[k] = half_to_float(from[k]);
+    } else {
+        const double* __restrict from = static_cast<const double*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) out[k] = float(from[k]);
+    }
+}
+
+void load(int kind, const void* row, int64_t at, int64_t count, double* __restrict out) {
+    if (kind == kFloat64) {
+        std::memcpy(out, static_cast<const double*>(row) + at, size_t(count) * 8);
+        return;
+    }
+    float narrow[kBlock];
+    load(kind, row, at, count, narrow);
+    for (int64_t k = 0; k < count; ++k) out[k] = double(narrow[k]);
+}
+
+// The same minus `below`, which may be null.
+template <class T>
+void load_minus(int kind, const void* row, int64_t at, int64_t count, const T* __restrict below, T* __restrict out) {
+    if (below && kind == kFloat32) {
+        const float* __restrict from = static_cast<const float*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) out[k] = T(from[k]) - below[k];
+    } else if (below && kind == kBfloat16) {
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) {
+            const uint32_t bits = uint32_t(from[k]) << 16;
+            float value;
+            std::memcpy(&value, &bits, 4);
+            out[k] = T(value) - below[k];
+        }
+    } else {
+        load(kind, row, at, count, out);
+        if (below)
+            for (int64_t k = 0; k < count; ++k) out[k] -= below[k];
+    }
+}
+
+int size_of(int kind) { return kind == kFloat64 ? 8 : kind == kFloat32 ? 4 : 2; }
+
+// What the next block needs, fetched while the products of this one run.
+struct Ahead {
+    const char* rows[kTile + 1];
+    int steps[kTile + 1];
+    int count = 0;
+    void add(const void* row, int kind, int64_t at) {
+        rows[count] = static_cast<const char*>(row) + at * size_of(kind);
+        steps[count++] = size_of(kind);
+    }
+    void fetch(int64_t k) const {
+        for (int x = 0; x < count; ++x) __builtin_prefetch(rows[x] + k * steps[x], 0, 3);
+    }
+};
+
+template <class T>
+void store(int kind, void* row, int64_t at, int64_t count, const T* __restrict from) {
+    if (kind == kFloat64) {
+        double* __restrict out = static_cast<double*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) out[k] = double(from[k]);
+    } else if (kind == kFloat32) {
+        float* __restrict out = static_cast<float*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) out[k] = float(from[k]);
+    } else {
+        uint16_t* __restrict out = static_cast<uint16_t*>(row) + at;
+        if (kind == kBfloat16)
+            for (int64_t k = 0; k < count; ++k) out[k] = float_to_bfloat(float(from[k]));
+        else
+            for (int64_t k = 0; k < count; ++k) out[k] = float_to_half(float(from[k]));
+    }
+}
+
+// Adds a lane-wise sum to the doubles kept for one pair.
+void add_lanes(const Floats& sum, double* into) {
+    HalfFloats parts[2];
+    std::memcpy(parts, &sum, sizeof(sum));
+    Doubles* total = reinterpret_cast<Doubles*>(into);
+    *total += __builtin_convertvector(parts[0], Doubles) + __builtin_convertvector(parts[1], Doubles);
+}
+
+void add_lanes(const Doubles& sum, double* into) { *reinterpret_cast<Doubles*>(into) += sum; }
+
+// Products of rows i.. with rows j.. of the scratch over one block.
+template <class T, int R, int C>
+void tile(const T* __restrict scratch, int64_t i, int64_t j, int64_t columns, int64_t n, double* totals,
+          const Ahead& ahead) {
+    typedef typename Wide<T>::type V;
+    constexpr int lanes = Wide<T>::lanes;
+    constexpr int kept = kBytes / 8;
+    V sums[R][C] = {};
+    const T* left = scratch + i * kBlock;
+    const T* right = scratch + j * kBlock;
+    for (int64_t k = 0; k < columns; k += lanes) {
+        ahead.fetch(k);
+        V a[R], b[C];
+        for (int x = 0; x < R; ++x) a[x] = *reinterpret_cast<const V*>(left + x * kBlock + k);
+        for (int y = 0; y < C; ++y) b[y] = *reinterpret_cast<const V*>(right + y * kBlock + k);
+        for (int x = 0; x < R; ++x)
+            for (int y = 0; y < C; ++y) sums[x][y] += a[x] * b[y];
+    }
+    for (int x = 0; x < R; ++x)
+        for (int y = 0; y < C; ++y)
+            if (j + y >= i + x) add_lanes(sums[x][y], totals + ((i + x) * n + j + y) * kept);
+}
+
+template <class T, int R>
+void tile_columns(const T* s, int64_t i, int64_t j, int64_t c, int64_t columns, int64_t n, double* totals,
+                  const Ahead& ahead) {
+    if (c >= kTile) tile<T, R, kTile>(s, i, j, columns, n, totals, ahead);
+    else if (c == 3) tile<T, R, 3>(s, i, j, columns, n, totals, ahead);
+    else if (c == 2) tile<T, R, 2>(s, i, j, columns, n, totals, ahead);
+    else tile<T, R, 1>(s, i, j, columns, n, totals, ahead);
+}
+
+template <class T>
+int gram(const void* const* rows, int64_t n, const int* kinds, const void* base, int base_kind, int64_t begin,
+         int64_t end, double* out) {
+    constexpr int lanes = Wide<T>::lanes;
+    constexpr int kept = kBytes / 8;
+    const size_t size = size_t(n + 1) * kBlock * sizeof(T), kept_size = size_t(n) * size_t(n) * kept * sizeof(double);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 64, size + kept_size)) return 1;
+    double* totals = static_cast<double*>(memory);
+    T* scratch = reinterpret_cast<T*>(static_cast<char*>(memory) + kept_size);
+    T* below = scratch + n * kBlock;
+    std::memset(totals, 0, kept_size);
+    for (int64_t at = begin; at < end; at += kBlock) {
+        const int64_t count = end - at < kBlock ? end - at : kBlock;
+        const int64_t columns = (count + lanes - 1) / lanes * lanes;
+        if (base) load(base_kind, base, at, count, below);
+        for (int64_t i = 0; i < n; ++i) {
+            T* __restrict row = scratch + i * kBlock;
+            load_minus(kinds[i], rows[i], at, count, base ? below : nullptr, row);
+            for (int64_t k = count; k < columns; ++k) row[k] = 0;
+        }
+        for (int64_t i = 0; i < n; i += kTile)
+            for (int64_t j = i; j < n; j += kTile) {
+                const int64_t r = n - i, c = n - j;
+                Ahead ahead;
+                if (i == j && at + 2 * kBlock <= end) {
+                    for (int64_t x = i; x < n && x < i + kTile; ++x) ahead.add(rows[x], kinds[x], at + kBlock);
+                    if (base && i == 0) ahead.add(base, base_kind, at + kBlock);
+                }
+                if (r >= kTile) tile_columns<T, kTile>(scratch, i, j, c, columns, n, totals, ahead);
+                else if (r == 3) tile_columns<T, 3>(scratch, i, j, c, columns, n, totals, ahead);
+                else if (r == 2) tile_columns<T, 2>(scratch, i, j, c, columns, n, totals, ahead);
+                else tile_columns<T, 1>(scratch, i, j, c, columns, n, totals, ahead);
+            }
+    }
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = i; j < n; ++j) {
+            double sum = 0;
+            for (int k = 0; k < kept; ++k) sum += totals[(i * n + j) * kept + k];
+            out[i * n + j] = out[j * n + i] = sum;
+        }
+    std::free(memory);
+    return 0;
+}
+
+// numbers: c_1 .. c_n, Re gamma, Im gamma, r, u. `rest` holds old p, q and new p, q; null where there is none.
+template <class T>
+void combine(const void* const* rows, int64_t n, const int* kinds, const void* base, int base_kind,
+             const double* numbers, void* out, int out_kind, void* const* rest, int buffers, int64_t begin,
+             int64_t end) {
+    const T re = T(numbers[n]), im = T(numbers[n + 1]), r = T(numbers[n + 2]), u = T(numbers[n + 3]);
+    alignas(64) T below[kBlock], delta[kBlock], row[kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+        const int64_t count = end - at < kBlock ? end - at : kBlock;
+        std::memset(delta, 0, sizeof(delta));
+        if (base) load(base_kind, base, at, count, below);
+        else std::memset(below, 0, sizeof(below));
+        for (int64_t i = 0; i < n; ++i) {
+            const T c = T(numbers[i]);
+            load(kinds[i], rows[i], at, count, row);
+            for (int64_t k = 0; k < count; ++k) delta[k] += c * (row[k] - below[k]);
+        }
+        if (buffers == 1) {
+            const T* p = static_cast<const T*>(rest[0]);
+            T* fresh = static_cast<T*>(rest[2]) + at;
+            if (p)
+                for (int64_t k = 0; k < count; ++k) delta[k] += r * p[at + k];
+            for (int64_t k = 0; k < count; ++k) fresh[k] = delta[k];
+        } else if (buffers == 2) {
+            const T* p = static_cast<const T*>(rest[0]);
+            const T* q = static_cast<const T*>(rest[1]);
+            T* fresh_p = static_cast<T*>(rest[2]) + at;
+            T* fresh_q = static_cast<T*>(rest[3]) + at;
+            for (int64_t k = 0; k < count; ++k) {
+                const T x = p ? p[at + k] : T(0), y = q ? q[at + k] : T(0);
+                const T turned = u * x + r * y;
+                delta[k] += r * x - u * y;
+                fresh_p[k] = delta[k];
+                fresh_q[k] = turned;
+                row[k] = turned;
+            }
+        }
+        if (buffers == 2)
+            for (int64_t k = 0; k < count; ++k) delta[k] = below[k] + (re * delta[k] - im * row[k]);
+        else
+            for (int64_t k = 0; k < count; ++k) delta[k] = below[k] + re * delta[k];
+        store(out_kind, out, at, count, delta);
+    }
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+int nash_lanes() { return Wide<float>::lanes; }
+
+int nash_block() { return int(kBlock); }
+
+// The Gram (n, n) of columns [begin, end), products in float, or in double where `wide`. Non-zero: out of memory.
+int nash_gram(const void* const* rows, int64_t n, const int* kinds, const void* base, int base_kind, int wide,
+              int64_t begin, int64_t end, double* out) {
+    return wide ? gram<double>(rows, n, kinds, base, base_kind, begin, end, out)
+                : gram<float>(rows, n, kinds, base, base_kind, begin, end, out);
+}
+
+void nash_combine(const void* const* rows, int64_t n, const int* kinds, const void* base, int base_kind,
+                  const double* numbers, void* out, int out_kind, void* const* rest, int buffers, int wide,
+                  int64_t begin, int64_t end) {
+    if (wide) combine<double>(rows, n, kinds, base, base_kind, numbers, out, out_kind, rest, buffers, begin, end);
+    else combine<float>(rows, n, kinds, base, base_kind, numbers, out, out_kind, rest, buffers, begin, end);
+}
+}
+#pragma GCC visibility pop
