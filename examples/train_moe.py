@@ -34,6 +34,7 @@ from nashsolve.integrations.torch_moe.pictures import (
 )
 from nashsolve.integrations.torch_moe.routers import ROUTERS, follow
 from nashsolve.integrations.torch_moe.small_transformer import SmallTransformer
+from nashsolve.integrations.torch_moe.strict import nearest
 from nashsolve.integrations.torch_moe.telemetry import Telemetry
 from nashsolve.plotting import save
 
@@ -91,6 +92,12 @@ def bits_per_byte(model: SmallTransformer, data: torch.Tensor, length: int, wind
         total += float(nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
     model.train()
     return total / (rows.shape[0] * length) / math.log(2)
+
+
+def check_name(option: str, name: str, known: list[str]) -> None:
+    """Refuse a name that is not known, with the nearest that is."""
+    if name not in known:
+        raise typer.BadParameter(f"{option} {name!r}: {nearest(name, [word for word in known if word])}")
 
 
 @dataclass
@@ -193,6 +200,8 @@ def train(
     out: Annotated[Path | None, typer.Option(help="folder for telemetry.jsonl and pictures")] = Path("train-moe-run"),
 ) -> None:
     """Train, print bits per byte and the merging's share of the step, draw the telemetry."""
+    check_name("--system", system, ["dense", *SYSTEMS])
+    check_name("--router", router, ["", *ROUTERS])
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)

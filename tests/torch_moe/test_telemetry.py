@@ -140,7 +140,7 @@ def test_bad_questions_are_named(history):
         history.links("alfa")
     with pytest.raises(InvalidProblem, match="recorded are"):
         history.links("alpha", chain="other")
-    with pytest.raises(InvalidProblem, match="group"):
+    with pytest.raises(InvalidProblem, match="groups are all"):
         history.links("alpha", group="up_proj")
     with pytest.raises(InvalidProblem, match="no link"):
         Telemetry().links("alpha")

@@ -56,6 +56,12 @@ def test_telemetry_and_pictures_are_written(example, tmp_path, capsys):
     assert Telemetry.load(tmp_path / "run" / "telemetry.jsonl").links("alpha").shape == (1, 1, 3)
 
 
+@pytest.mark.parametrize("options", [{"system": "namex_ful"}, {"router": "cosin"}])
+def test_misspelt_names_are_refused_with_the_nearest(example, options):
+    with pytest.raises(example.typer.BadParameter, match="did you mean"):
+        example.train(seconds=1, **SMALL, **options)
+
+
 def test_training_lowers_the_loss(example):
     torch.manual_seed(0)
     config = example.make_config("namex_full", 16, 3, 0.5, 8)

@@ -163,7 +163,7 @@ class Telemetry:
         found = [[link for link in self._chain(record, chain) if link["group"] == group] for record in self.records]
         depth = max((len(links) for links in found), default=0)
         if depth == 0:
-            raise InvalidProblem(f"no link of group {group!r} was recorded; log with chains=...")
+            raise InvalidProblem(f"no link of group {group!r} was recorded; {self._groups(chain)}")
         width = max(link["players"] for links in found for link in links)
         shape = (len(found), depth, width) if key in LINK_VECTORS else (len(found), depth)
         values = np.full(shape, np.nan)
@@ -188,6 +188,10 @@ class Telemetry:
     def load(cls, path: str | Path) -> Telemetry:
         """Read what `save` wrote."""
         return cls([json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()])
+
+    def _groups(self, chain: str | None) -> str:
+        names = {link["group"] for record in self.records for link in self._chain(record, chain)}
+        return f"groups are {', '.join(sorted(names))}" if names else "log with chains=..."
 
     def _chain(self, record: Mapping[str, Any], chain: str | None) -> Sequence[Mapping[str, Any]]:
         names = list(record["chains"])
