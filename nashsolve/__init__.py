@@ -19,6 +19,7 @@ from .core.problem import BargainingProblem, gram
 from .core.solution import Solution
 from .core.status import Status
 from .crosscheck import crosscheck
+from .sensitivity import sensitivity, sweep
 from .solve import explain, nash_weights, solve, solve_discrete
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ __all__ = [
     "explain",
     "gram",
     "nash_weights",
+    "sensitivity",
     "solve",
     "solve_discrete",
+    "sweep",
     "verify",
 ]
 

@@ -111,9 +111,11 @@ def solve(
         even = 0.5 * given + 0.5 * given.swapaxes(-1, -2) if numbers[10].any() else given
         known = BargainingProblem.examined(even, *((scale, unit) if wrap is None else (wrap(scale), wrap(unit))))
     codes[codes < 0] = Status.INVALID_INPUT
+    if known.invalid is not None:
+        codes[np.asarray(known.invalid)], worst = Status.INVALID_INPUT, Status.INVALID_INPUT
     solution = from_planes(known, lines, numbers, codes, n_iter, "compiled", begin, wrap)
     if not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE:
-        return replace_items(solution, given, codes > Status.SOLVED_INACCURATE, general, begin)
+        return replace_items(solution, codes > Status.SOLVED_INACCURATE, general, begin)
     return solution
 
 
@@ -121,8 +123,14 @@ def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, 
     """The judged answer of any engine for a Gram in NumPy where every item is SOLVED, else None."""
     native = kernels.load()
     gram, alpha = problem.gram, raw.alpha
-    plain = native is not None and problem.plain_gram and raw.coefficients is None and not raw.details
-    if not plain or type(alpha) is not np.ndarray or gram.shape[:-1] != alpha.shape or not alpha.size:
+    plain = native is not None and problem.plain_gram and problem.invalid is None and not raw.details
+    if (
+        not plain
+        or raw.coefficients is not None
+        or type(alpha) is not np.ndarray
+        or gram.shape[:-1] != alpha.shape
+        or not alpha.size
+    ):
         return None
     if not _fits(problem.weights, alpha.shape, 1) or not _fits(problem.radius, alpha.shape[:-1], 0):
         return None

@@ -52,6 +52,11 @@ def load(name: str) -> Callable[..., Any]:
     return found
 
 
+def options(name: str) -> tuple[str, ...]:
+    """Names of the options of a concept."""
+    return tuple(inspect.signature(load(name)).parameters)[1:]
+
+
 def split_options(name: str, options: dict[str, Any], engine: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the concept and of the engine; an unknown one raises with the nearest valid name."""
     known = tuple(inspect.signature(load(name)).parameters)[1:]

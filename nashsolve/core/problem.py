@@ -154,6 +154,11 @@ class BargainingProblem:
         problem.__dict__.update(_BARE, gram=gram, xp=xp, scale=scale, unit_gram=unit_gram, sources={})
         return problem
 
+    def also_invalid(self, items: Array | None) -> None:
+        """Flag more items, known to be no problems before this one was made of them."""
+        if items is not None:
+            self._set(invalid=items if self.invalid is None else self.invalid | items)
+
     @property
     def plain_gram(self) -> bool:
         """Whether there is nothing beside a float64 Gram, weights, radius and gram_error."""

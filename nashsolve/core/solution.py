@@ -265,16 +265,14 @@ def from_planes(
 
 
 _PER_ITEM = (
-    "alpha ball_multiplier coefficients utilities gains log_nash_product status gap backward_error error_bound "
-    "angle_bound margin margin_lower certificate radius_needed effective_weights n_iter"
-).split()
+    *("alpha", "ball_multiplier", "coefficients", "utilities", "gains", "log_nash_product", "status", "gap"),
+    *("backward_error", "error_bound", "angle_bound", "margin", "margin_lower", "certificate", "radius_needed"),
+    *("effective_weights", "n_iter"),
+)
 
 
-def replace_items(solution: Solution, gram: Array, items: Any, general: Any, begin: float) -> Solution:
-    """The batch `solution` with the items of a boolean NumPy mask solved anew by `general`, which takes a problem.
-
-    gram : as it was given; that of the problem is the mean of its halves
-    """
+def replace_items(solution: Solution, items: Any, general: Any, begin: float) -> Solution:
+    """The batch `solution` with the items of a boolean NumPy mask solved anew by `general`, which takes a problem."""
     problem, xp = solution.problem, solution.problem.xp
     rows = xp.nonzero(xp.asarray(items))
 
@@ -282,11 +280,12 @@ def replace_items(solution: Solution, gram: Array, items: Any, general: Any, beg
         return value if value is None or value.ndim <= core_axes else value[rows]
 
     part = BargainingProblem(
-        gram=gram[rows],
+        gram=problem.gram[rows],
         weights=pick(problem.weights, 1),
         radius=pick(problem.radius, 0),
         gram_error=problem.gram_error,
     )
+    part.also_invalid(pick(problem.invalid, 0))
     fresh = general(part)
     for name in _PER_ITEM:
         values = getattr(solution, name)

@@ -14,7 +14,6 @@ from nashsolve.problems.domains import ball
 from nashsolve.problems.outcomes import OutcomeBargainingProblem
 
 from .base import Oracle
-from .smooth import SmoothOracle
 
 
 def oracle(problem: Any, options: dict[str, Any] | None = None) -> Oracle:
@@ -27,6 +26,8 @@ def oracle(problem: Any, options: dict[str, Any] | None = None) -> Oracle:
     InvalidProblem
         For a batch, a mask, or an option that this kind of problem has no use for.
     """
+    from .smooth import SmoothOracle  # with scipy.optimize, which the package itself should not wait for
+
     names = [problem.player(i) for i in range(problem.n)]
     found: Any
     if isinstance(problem, OutcomeBargainingProblem):
@@ -69,7 +70,9 @@ def rows_of(problem: BargainingProblem) -> Any:
     return basis * np.sqrt(values.clip(0)) / to_numpy(problem.scale)[:, None]
 
 
-def _ball(problem: BargainingProblem, names: list[str]) -> SmoothOracle:
+def _ball(problem: BargainingProblem, names: list[str]) -> Oracle:
+    from .smooth import SmoothOracle
+
     if problem.batch_shape or problem.mask is not None:
         raise InvalidProblem(
             "solution concepts other than Nash take one problem without a mask; pick an item of the batch"

@@ -5,6 +5,7 @@ from .bars import plot_gains
 from .convergence import plot_convergence
 from .figure import save
 from .frontier import plot_frontier
+from .sweep import plot_sweep
 from .three import plot_hemisphere, plot_simplex
 from .utilities import plot_solution, plot_utilities
 
@@ -16,6 +17,7 @@ __all__ = [
     "plot_hemisphere",
     "plot_simplex",
     "plot_solution",
+    "plot_sweep",
     "plot_utilities",
     "save",
 ]

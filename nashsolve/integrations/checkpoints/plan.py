@@ -198,7 +198,8 @@ def _kept(recipe: ExpertsRecipe, layers: tuple[MoeLayer, ...]) -> tuple[int, lis
     before = layers[0].num_experts
     if groups.by != "given":
         kept = int(groups.num_experts_out or 0)
-        return kept, [f"num_experts_out is {kept}, but there are {before} experts"] if kept > before else []
+        wrong = [f"num_experts_out is {kept}, but there are {before} experts"] if kept > before else []
+        return min(kept, before), wrong
     lists = groups.given_by_layer if groups.given_by_layer is not None else [groups.given or []] * len(layers)
     wrong = []
     if len(lists) != len(layers):

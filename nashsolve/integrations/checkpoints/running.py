@@ -127,7 +127,7 @@ def _silent(phase: str, done: int, total: int, line: str) -> None:
 def _check_folders(made: Plan, out: Path) -> None:
     """The output must not be an input, lie inside one, or contain one."""
     target = out.resolve()
-    for source in (*made.sources, *filter(None, [made.calibration])):
+    for source in made.sources:
         folder = source.path.resolve()
         if target == folder or folder in target.parents or target in folder.parents:
             raise CheckpointRefused(f"the output folder {out.name} and the input {folder.name} lie in each other")
