@@ -32,8 +32,10 @@ class Oracle(Protocol):
     rtol: float
     """Relative accuracy of gains that this way of solving reaches."""
 
-    polyhedral: bool
-    """Linear programs answer exactly: S is a polytope."""
+    @property
+    def polyhedral(self) -> bool:
+        """Linear programs answer exactly: S is a polytope."""
+        ...
 
     def fair(self, weights: Any, disagreement: Any, aversion: float) -> Proposal:
         """Maximize ``sum w (u - d)**(1 - a) / (1 - a)``, the log for a = 1, over u > d."""
