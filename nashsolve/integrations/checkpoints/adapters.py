@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -18,9 +18,9 @@ from .strict_yaml import Strict, load_file, load_text, validate
 
 
 class ConfigKeys(Strict):
-    """Names in config.json."""
+    """Names in config.json; the number of experts may have several, of which a checkpoint has one or more."""
 
-    num_experts: str
+    num_experts: list[str] = Field(min_length=1)
     top_k: str | None = None
     normalize: str | None = None
     groups: str | None = None
@@ -53,6 +53,21 @@ class Adapter(Strict):
     def roles(self) -> tuple[str, ...]:
         """The matrices of an expert in the order of its domain vector."""
         return tuple(role for role in ("gate", "up", "down") if role in self.matrices)
+
+
+def expert_count(config: Mapping[str, Any], adapter: Adapter) -> int:
+    """Routed experts by the config.
+
+    Raises
+    ------
+    CheckpointRefused
+    """
+    names = adapter.config.num_experts
+    found = {name: config[name] for name in names if name in config}
+    counts = list(found.values())
+    if not counts or any(type(n) is not int or n < 1 or n != counts[0] for n in counts):
+        raise CheckpointRefused(f"config.json: {' or '.join(names)} is {show(found)}; one positive count is needed")
+    return int(counts[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +157,7 @@ def find_layers(checkpoint: Checkpoint, adapter: Adapter) -> tuple[MoeLayer, ...
     CheckpointRefused
         Naming the tensors that were expected and those that are there.
     """
-    count = checkpoint.config.get(adapter.config.num_experts)
-    if type(count) is not int or count < 1:
-        raise CheckpointRefused(
-            f"config.json: {adapter.config.num_experts} is {show(count)}; a positive count is needed"
-        )
+    count = expert_count(checkpoint.config, adapter)
     prefixes = _prefixes(checkpoint, adapter)
     layers = [_layer(checkpoint, adapter, prefix, count) for prefix in prefixes]
     if not layers:
@@ -157,11 +168,16 @@ def find_layers(checkpoint: Checkpoint, adapter: Adapter) -> tuple[MoeLayer, ...
 
 def _prefixes(checkpoint: Checkpoint, adapter: Adapter) -> list[str]:
     """Blocks that hold anything below an expert's first name part."""
-    stems = {adapter.expert.split(".")[0], *(name.split(".")[0] for name in adapter.fused.values())}
+    stems = {_stem(adapter.expert), *(_stem(name) for name in adapter.fused.values())}
     blocks = "|".join(_wild(b) for b in (adapter.block, adapter.fused_block) if b)
-    pattern = re.compile(f"({blocks})\\.(?:{'|'.join(re.escape(s) for s in sorted(stems))})\\.")
+    pattern = re.compile(f"({blocks})\\.(?:{'|'.join(sorted(stems))})(?:\\.|$)")
     found = {match[1] for name in checkpoint.tensors if (match := pattern.match(name))}
     return sorted(found, key=natural)
+
+
+def _stem(name: str) -> str:
+    """Pattern of the first part of an expert's name."""
+    return re.escape(name.split(".")[0]).replace(r"\{expert\}", r"\d+")
 
 
 def natural(text: str) -> tuple[Any, ...]:
@@ -182,8 +198,8 @@ def _layer(checkpoint: Checkpoint, adapter: Adapter, prefix: str, count: int) ->
     else:
         experts = _separate_experts(checkpoint, adapter, prefix, count)
     used = {s.tensor.name for expert in experts for s in expert.values()}
-    stem = f"{prefix}.{adapter.expert.split('.')[0]}."
-    strange = sorted(name for name in here - used if name.startswith(stem))
+    stem = re.compile(rf"{re.escape(prefix)}\.{_stem(adapter.expert)}\.")
+    strange = sorted(name for name in here - used if stem.match(name))
     if strange:
         raise CheckpointRefused(
             f"{prefix} holds expert tensors that adapter {adapter.name!r} does not know: {listed(strange)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .adapters import Adapter
+from .adapters import Adapter, expert_count
 from .dtypes import RECIPE_NAMES
 from .recipe import ExpertsRecipe
 
@@ -25,9 +25,9 @@ def change_config(config: Mapping[str, Any], adapter: Adapter, recipe: ExpertsRe
     """Number of experts, top_k, group limits and dtype after the merge."""
     keys = adapter.config
     new = dict(config)
-    before = int(config[keys.num_experts])
+    before = expert_count(config, adapter)
     notes, unsupported = [], []
-    new[keys.num_experts] = kept
+    new |= {name: kept for name in keys.num_experts if name in config}
     groups = int(config.get(keys.groups) or 1) if keys.groups else 1
     if groups > 1 and keys.groups and keys.top_groups:
         if kept == 1:
