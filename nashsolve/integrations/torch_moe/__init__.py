@@ -26,6 +26,7 @@ _LAZY = {
     "RouterOutput": "router_output",
     "SYSTEMS": "presets",
     "Telemetry": "telemetry",
+    "align_experts": "permutation",
     "balance_losses": "balance",
     "bargain_over_base": "bargain",
     "domain_gram": "domain",
