@@ -140,7 +140,34 @@ void load_minus(int kind, const void* row, int64_t at, int64_t count, const T* _
     }
 }
 
+// sum += c (row - below), without a copy of the row where its numbers need no table to be read.
+template <class T>
+void add_scaled(int kind, const void* row, int64_t at, int64_t count, T c, const T* __restrict below,
+                T* __restrict sum, T* __restrict scratch) {
+    if (kind == kFloat32) {
+        const float* __restrict from = static_cast<const float*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) sum[k] += c * (T(from[k]) - below[k]);
+    } else if (kind == kBfloat16) {
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(row) + at;
+        for (int64_t k = 0; k < count; ++k) {
+            const uint32_t bits = uint32_t(from[k]) << 16;
+            float value;
+            std::memcpy(&value, &bits, 4);
+            sum[k] += c * (T(value) - below[k]);
+        }
+    } else {
+        load(kind, row, at, count, scratch);
+        for (int64_t k = 0; k < count; ++k) sum[k] += c * (scratch[k] - below[k]);
+    }
+}
+
 int size_of(int kind) { return kind == kFloat64 ? 8 : kind == kFloat32 ? 4 : 2; }
+
+// Brings a whole block of a row into the cache.
+void fetch(const void* row, int kind, int64_t at) {
+    const char* from = static_cast<const char*>(row) + at * size_of(kind);
+    for (int64_t k = 0; k < kBlock * size_of(kind); k += 64) __builtin_prefetch(from + k, 0, 3);
+}
 
 // What the next block needs, fetched while the products of this one run.
 struct Ahead {
@@ -270,12 +297,12 @@ void combine(const void* const* rows, int64_t n, const int* kinds, const void* b
     for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t count = end - at < kBlock ? end - at : kBlock;
         std::memset(delta, 0, sizeof(delta));
+        if (base && at + 2 * kBlock <= end) fetch(base, base_kind, at + kBlock);
         if (base) load(base_kind, base, at, count, below);
         else std::memset(below, 0, sizeof(below));
         for (int64_t i = 0; i < n; ++i) {
-            const T c = T(numbers[i]);
-            load(kinds[i], rows[i], at, count, row);
-            for (int64_t k = 0; k < count; ++k) delta[k] += c * (row[k] - below[k]);
+            if (at + 2 * kBlock <= end) fetch(rows[i], kinds[i], at + kBlock);
+            add_scaled(kinds[i], rows[i], at, count, T(numbers[i]), below, delta, row);
         }
         if (buffers == 1) {
             const T* p = static_cast<const T*>(rest[0]);
