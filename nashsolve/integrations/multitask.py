@@ -71,7 +71,7 @@ def task_weights(
         raise InvalidProblem(f"gram has shape {tuple(gram.shape)}; one square matrix (n, n) is needed")
     n = gram.shape[0]
     problem = BargainingProblem(gram=gram[None], weights=power, gram_error=gram_error, symmetrize=True)
-    solution = solve(problem, on_failure="return", solver="newton", max_iter=max_iter)
+    solution = solve(problem, on_failure="return", max_iter=max_iter)
     status = torch.as_tensor(solution.status, device=gram.device)[0]
     good = status <= int(Status.SOLVED_INACCURATE)
     if on_failure == "raise" and not bool(good):
