@@ -43,6 +43,8 @@ class Member(Protocol):
 class PlainMember:
     """Experts that are not in a `MoE` layer, as a member of a chain.
 
+    Attributes
+    ----------
     experts : whatever `ExpertView.of` reads
     base : base expert of a first member, name -> tensor
     """

@@ -15,6 +15,8 @@ Policy = Literal["hold", "face", "uniform", "min_norm"]
 class BargainConfig(Strict):
     r"""How the experts bargain over the next base expert.
 
+    Attributes
+    ----------
     solver : name from the catalog of solvers
     products : "float32" or "float64": in which precision the Gram's products are formed before float64 sums
     iterations : budget; None lets the solver converge. CCP takes 1 to 60, as in the published ablation
@@ -59,6 +61,8 @@ class BargainConfig(Strict):
 class MomentumConfig(Strict):
     r"""Momentum of the base expert over layers; buffers start at zero in every pass.
 
+    Attributes
+    ----------
     kind : "none", "real", "complex", "quaternion" or "heavy_ball" (the published appendix)
     beta : modulus for real and heavy_ball (negative allowed), complex
     phase : radians, for complex and heavy_ball
@@ -84,6 +88,8 @@ class MomentumConfig(Strict):
 class ChainConfig(Strict):
     r"""Propagation of the base expert from layer to layer, :math:`E_m^{l+1} = E_m^l + \gamma\sum_i c_i\tau_i^l`.
 
+    Attributes
+    ----------
     bargain : how the coefficients are found; "uniform" is EP-CAMEx, :math:`c_i = 1/N`
     gamma : step size, > 0
     interval : re-solve every this many layers; "once" solves at the first layer only

@@ -26,6 +26,8 @@ __all__ = [
 class RouterConfig(Strict):
     """Which router and its options, handed to `routers.make_router`.
 
+    Attributes
+    ----------
     name : of the router
     options : its own settings (top_k, temperature, length of segments, ...)
     """
@@ -37,6 +39,8 @@ class RouterConfig(Strict):
 class MergeConfig(Strict):
     r"""How the routed experts become one output.
 
+    Attributes
+    ----------
     rule : "smoe" mixes the outputs of the selected experts; "smear" merges all parameters with the router's weights;
         "camex" merges domain vectors over the base expert, :math:`E_m + \eta\sum_i M_i(s_i\tau_i)`; "lory" is smear
         for causal segments; "usage" is one average by how often experts are used; "token_nash" lets the experts
@@ -92,6 +96,8 @@ class MergeConfig(Strict):
 class CurvatureConfig(Strict):
     r"""Curvature of the merge, :math:`M_i = \frac1R\sum_r (A_{ri}\otimes A'_{ri})\otimes(B_{ri}\otimes B'_{ri})`.
 
+    Attributes
+    ----------
     kind : "identity", or "kronecker" with learned factors that start as identities
     rank : R, number of Kronecker terms
     normalise : True divides by R, so that M starts as the identity; False is the published code, which starts at R
@@ -114,6 +120,8 @@ class CurvatureConfig(Strict):
 class BaseConfig(Strict):
     """Where the base expert comes from.
 
+    Attributes
+    ----------
     init : "separate" draws its own feed-forward, "mean_plus_noise" the experts' mean with noise (never the mean itself,
         for which no agreement exists), "copy" one expert, "shared_expert" a slice of the layer's shared expert,
         "given" what `MoE.set_base` receives
@@ -141,6 +149,8 @@ class BaseConfig(Strict):
 class MoEConfig(Strict):
     """One mixture-of-experts feed-forward.
 
+    Attributes
+    ----------
     d_model, d_hidden : widths
     n_experts : number of routed experts
     activation : "relu", "gelu", "silu", or the gated "swiglu"

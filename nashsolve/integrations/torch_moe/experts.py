@@ -61,6 +61,8 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
 class ExpertView:
     """N experts as N vectors: nothing is copied or stacked, biases are part of the vectors.
 
+    Attributes
+    ----------
     slots : in a fixed order
     """
 
