@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from nashsolve.core.arrays import to_numpy
 from nashsolve.core.certificate import Certificate
 from nashsolve.core.errors import InvalidProblem
+from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.support import certify_blocked
 from nashsolve.oracles.base import Oracle, Proposal
 
@@ -78,11 +79,15 @@ def no_agreement(bargain: Bargain) -> Agreement | None:
         return None
     y = np.where(y > 1e-9 * y.max(), y, 0.0)
     y = y / y.sum()
+    y, found = _sharpened(bargain, y, found)
     upper = oracle.support(y, _scaled(found, float(np.maximum(found.multipliers, 0.0).sum()))) - float(y @ d)
-    size = np.maximum(abs(found.utilities) + abs(d), 1e-300)
-    proof = certify_blocked(numpy_view(bargain.problem), y, upper, size)
-    if least > 0 and float(proof.margin) > 0.32 * float(proof.resolution):
+    size = np.maximum(abs(found.utilities) + abs(d), oracle.spread())
+    size = np.where(size > 0, size, max(float(size.max()), 1e-300))
+    proof = certify_blocked(numpy_view(bargain.problem), y, upper, size, oracle.resolution)
+    if float(proof.margin) > 10 * float(proof.resolution):
         return None
+    if least > 0 and float(proof.margin) > 0.32 * float(proof.resolution):
+        return Agreement(found, proof, {"best_gain": least}, "")
     who = ", ".join(f"{y[i]:.4g} * {bargain.problem.player(i)}" for i in np.argsort(-y, kind="stable")[:10] if y[i] > 0)
     tight = ", ".join(bargain.problem.player(i) for i in range(bargain.n) if y[i] > 0)
     need = "each" if y.astype(bool).sum() > 1 else ""
@@ -96,10 +101,25 @@ def no_agreement(bargain: Bargain) -> Agreement | None:
     return Agreement(found, proof, details, words)
 
 
+def _sharpened(bargain: Bargain, y: Any, found: Proposal) -> tuple[Any, Proposal]:
+    """On the ball with d = 0 the blocking weights solve a small least-squares problem, to rounding."""
+    from scipy.optimize import nnls
+
+    problem = bargain.problem
+    if not isinstance(problem, BargainingProblem) or bargain.disagreement.any():
+        return y, found
+    rows = to_numpy(problem.unit_gram)
+    values, basis = np.linalg.eigh(rows)
+    unit = (basis * np.sqrt(values.clip(0))).T
+    better = nnls(np.vstack([unit, np.ones((1, bargain.n))]), np.append(np.zeros(len(unit)), 1.0))[0]
+    better = better * to_numpy(problem.scale)
+    if not better.sum() > 0:
+        return y, found
+    return better / better.sum(), replace(found, evidence={})
+
+
 def _scaled(found: Proposal, total: float) -> Proposal:
     """The proposal with its evidence brought to multipliers that sum to one."""
-    from dataclasses import replace
-
     duals = found.evidence.get("duals")
     if duals is None or isinstance(duals, list) or not total > 0:
         return found

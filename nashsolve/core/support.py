@@ -40,16 +40,16 @@ def certify_fair(problem: Any, utilities: Any, support: float, aversion: float =
     good = bool((gains > 0).all()) and bool(np.isfinite(support))
     with np.errstate(all="ignore"):
         slope = w * gains**-aversion
-        gamma = max(support - slope @ d - slope @ gains, 0.0) + 4 * EPS64 * float(
-            abs(slope) @ (abs(utilities) + abs(d))
-        )
+        rounding = 4 * EPS64 * float(abs(slope) @ (abs(utilities) + abs(d)))
+        gamma = max(support - slope @ d - slope @ gains, 0.0) + rounding
         total = w.sum()
         gap = float(total * np.log1p(gamma / total)) if aversion == 1 else float(gamma)
         bound = ratio_bound(gap / (slope * gains), aversion) if good else np.full(len(w), np.inf)
         slope = np.where(gains > 0, slope, 0.0)
-    return _proof(
-        problem, utilities, slope, gap if good else np.inf, bound, gap / float(abs(slope) @ abs(gains)), point
-    )
+        backward = gap / max(float(abs(slope) @ abs(gains)), 1e-300)
+    proof = _proof(problem, utilities, slope, gap if good else np.inf, bound, backward, point)
+    # the square root of rounding: more digits than that no gap can certify
+    return _replace(proof, at_floor=np.bool_(good and gamma <= 16 * rounding))
 
 
 def certify_value(
@@ -67,17 +67,24 @@ def certify_value(
     return _replace(proof, margin_lower=np.float64(1.0))
 
 
-def certify_blocked(problem: Any, multipliers: Any, upper: float, size: Any) -> Certificate:
+def certify_blocked(problem: Any, multipliers: Any, upper: float, size: Any, resolution: float = 0.0) -> Certificate:
     """Judge multipliers y as a proof that nobody can agree: ``upper`` bounds the sum of y (u - d) over the set.
 
-    `size` (n,) is how large the players' gains can be; the margin is relative to it.
+    `size` (n,) is how large the players' gains can be; the margin is relative to it. `resolution` is the margin below
+    which the solver that found y cannot tell agreement from none.
     """
     y = np.asarray(multipliers, dtype=float)
     y = y / y.sum()
     margin = upper / float(y @ size)
     nan = np.full(problem.n, np.nan)
     proof = _proof(problem, nan, nan, np.inf, nan + np.inf, np.inf, None)
-    return _replace(proof, margin=np.float64(margin), margin_lower=np.float64(min(margin, 0.0)), simplex=y)
+    return _replace(
+        proof,
+        margin=np.float64(margin),
+        margin_lower=np.float64(min(margin, 0.0)),
+        simplex=y,
+        resolution=np.float64(max(resolution, float(proof.resolution))),
+    )
 
 
 def ratio_bound(excess: Any, aversion: float) -> Any:

@@ -33,6 +33,15 @@ class Oracle(Protocol):
     """Relative accuracy of gains that this way of solving reaches."""
 
     @property
+    def resolution(self) -> float:
+        """Share of the players' gains below which a max-min gain is not told from zero."""
+        ...
+
+    def spread(self) -> Any:
+        """(n,) how much utilities vary over S, roughly; zeros where that is not known."""
+        ...
+
+    @property
     def polyhedral(self) -> bool:
         """Linear programs answer exactly: S is a polytope."""
         ...

@@ -19,6 +19,7 @@ class ConicOracle:
     """Expressions as utilities; duals of the caller's constraints are in the evidence, by constraint number."""
 
     rtol = 1e-4
+    resolution = 1e-7
     polyhedral = False
     solver = "cvxpy"
 
@@ -70,6 +71,10 @@ class ConicOracle:
         if not found.stopped:
             np.add.at(y, np.concatenate([free, held]).astype(int), [float(abs(c.dual_value)) for c in link])
         return Proposal(found.utilities, found.point, y, found.n_iter, self.solver, found.stopped, found.evidence)
+
+    def spread(self) -> Any:
+        """Not known without more solves."""
+        return np.zeros(self.n)
 
     def support(self, direction: Any, proposal: Proposal) -> float:
         """A second, separate solve: the best value in that direction."""

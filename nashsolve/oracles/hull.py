@@ -50,6 +50,10 @@ class HullOracle(SmoothOracle):
             y = weights / gains
         return Proposal(utilities, pi, np.where(gains > 0, y, scale), steps, "lottery", stopped, {"gains": gains})
 
+    def spread(self) -> Any:
+        """Between the best and the worst outcome of each player."""
+        return np.ptp(self.payoffs, axis=0)
+
     def support(self, direction: Any, proposal: Proposal) -> float:
         """The best outcome in that direction: no multipliers are needed."""
         return float((self.payoffs @ direction).max())

@@ -35,6 +35,21 @@ class SmoothOracle:
         """Linear utilities and no ball."""
         return self.matrix is not None and self.domain.radius is None
 
+    @property
+    def resolution(self) -> float:
+        """Linear programs end in a corner; interior points come close to one."""
+        return 1e-13 if self.polyhedral else 1e-9
+
+    def spread(self) -> Any:
+        """Length of each gradient in the middle, times the extent of the set."""
+        _, jac, _ = self._utilities(self._centre())
+        low, high = self.domain.reach
+        with np.errstate(invalid="ignore"):
+            extent = np.where(np.isfinite(high - low), high - low, 0.0)
+        if self.domain.radius is not None:
+            extent = np.minimum(extent, self.domain.radius)
+        return np.sqrt(jac**2 @ extent**2)
+
     # the three questions
 
     def fair(self, weights: Any, disagreement: Any, aversion: float) -> Proposal:

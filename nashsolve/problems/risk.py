@@ -53,8 +53,9 @@ class Portfolio:
 
 def portfolio(solution: Solution) -> Portfolio:
     """The fully invested portfolio of a risk budgeting solution."""
-    gram = solution.problem.gram
-    if gram is None or solution.problem.batch_shape or not solution.success:
+    problem = solution.problem
+    gram = problem.gram if isinstance(problem, BargainingProblem) else None
+    if gram is None or problem.batch_shape or not solution.success:
         raise InvalidProblem("portfolio needs the solution of one solved problem made by risk_budgeting")
     a = to_numpy(solution.alpha).astype(float)
     covariance = to_numpy(gram).astype(float)
