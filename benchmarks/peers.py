@@ -41,6 +41,20 @@ class Peer:
     ours: bool = False
 
 
+def nash_weights() -> Solve:
+    """The lean path: Gram in, certified alpha out, an exception for all else."""
+    from nashsolve import NashSolveError
+    from nashsolve import nash_weights as lean
+
+    def solve(array: Array) -> Array:
+        try:
+            return np.asarray(lean(array))
+        except NashSolveError as refusal:
+            raise Reported(str(refusal)) from None
+
+    return solve
+
+
 def natural_scale(weights: Array, gram: Array) -> Array:
     """``weights`` times the number that gives ``alpha' A alpha = n``."""
     return np.asarray(weights * np.sqrt(len(weights) / (weights @ gram @ weights)), dtype=np.float64)
@@ -52,7 +66,8 @@ def nashsolve(takes: Literal["gram", "vectors"], solver: str) -> Solve:
     from nashsolve import solve as public_solve
 
     def solve(array: Array) -> Array:
-        solution = public_solve(BargainingProblem(**{takes: array}), solver=solver, on_failure="return")
+        problem = array if takes == "gram" else BargainingProblem(vectors=array)
+        solution = public_solve(problem, solver=solver, on_failure="return")
         if not solution.success:
             status: Any = solution.status
             raise Reported(str(getattr(status, "name", status)), solution.alpha)
@@ -169,11 +184,15 @@ def scipy_lbfgsb() -> Solve:
 
 OURS_GRAM = "nashsolve newton, gram"
 OURS_VECTORS = "nashsolve newton, vectors"
+COMPILED = "nashsolve compiled, gram"
+LEAN = "nashsolve nash_weights"
 TORCHJD = "TorchJD NashMTL"
 
 PEERS: tuple[Peer, ...] = (
     Peer(OURS_GRAM, "nashsolve", "gram", partial(nashsolve, "gram", "newton"), ours=True),
     Peer(OURS_VECTORS, "nashsolve", "vectors", partial(nashsolve, "vectors", "newton"), ours=True),
+    Peer(COMPILED, "nashsolve", "gram", partial(nashsolve, "gram", "compiled"), ours=True),
+    Peer(LEAN, "nashsolve", "gram", nash_weights, ours=True),
     Peer(TORCHJD, "torchjd", "vectors", torchjd),
     Peer("skfolio RiskBudgeting", "skfolio", "gram", skfolio),
     Peer("riskparity.py", "riskparityportfolio", "gram", riskparity),

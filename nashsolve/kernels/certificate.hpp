@@ -18,7 +18,7 @@ template <class S> NASH_FN S phi(S t) {  // t - log(1 + t), without cancellation
 
 template <class S> NASH_FN S phi_above(S t) {  // the larger of phi(t) and phi(-t); infinite from 1 on
     const typename Kind<S>::mask inside = t < 1;
-    return select(inside, phi(select(inside, -t, Kind<S>::all(0))), Kind<S>::all(1) / 0.0);
+    return select(inside, phi(select(inside, -t, Kind<S>::all(0))), Kind<S>::all(infinity()));
 }
 
 // lines: LINES * n, with ALPHA filled in; numbers: NUMBERS. d may be null. Returns the status code as a scalar.
@@ -32,7 +32,7 @@ NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, c
     S *a = lines + ALPHA * n, *c = lines + COEFFICIENTS * n, *u = lines + UTILITIES * n, *gains = lines + GAINS * n,
       *bound = lines + BOUND * n, *blocking = lines + BLOCKING * n, *effective = lines + EFFECTIVE * n;
     S *error = room.lines, *norms = error + n, *t = norms + n, *up = t + n;
-    const S infinite = K::all(1) / 0.0;
+    const S infinite = K::all(infinity());
     const double noise = n * EPS + gram_error;
     team.product(gram, a, u, n);
     team.each(n, [&](int i) { norms[i] = root(gram[(long)i * n + i]); });
@@ -105,7 +105,7 @@ NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, c
     code = select(sure, K::all(SOLVED), code);
     code = select((margin <= 0.32 * resolution) & (!feasible), K::all(NO_AGREEMENT), code);
     const typename K::mask shown = (code == (double)NO_AGREEMENT) | (code == (double)AMBIGUOUS);
-    team.each(n, [&](int i) { blocking[i] = select(shown, a[i] / whole, K::all(__builtin_nan(""))); });
+    team.each(n, [&](int i) { blocking[i] = select(shown, a[i] / whole, K::all(not_a_number())); });
     return code;
 }
 

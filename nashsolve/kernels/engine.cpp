@@ -5,6 +5,9 @@
 #include <cstring>
 
 #include "solve.hpp"
+#if defined(NASH_TILES)
+#include "tile.hpp"
+#endif
 
 namespace NASH_NAMESPACE {
 namespace {
@@ -184,9 +187,30 @@ template <Job JOB> int rows(const Batch& p, long begin, long end) {
     return worst;
 }
 
+#if defined(NASH_TILES)
+template <int W, Job JOB> int tiles(const Batch& p, long begin, long end) {
+    double* block = room.of(Desk<double>::doubles(p.n));
+    if (!block) return -1;
+    int worst = 0;
+    for (long item = begin; item < end; ++item) {
+        const int code = work<Tile<W>, JOB>(p, item, 1, p.n, block);
+        worst = code < 0 || worst < 0 ? -1 : (code > worst ? code : worst);
+    }
+    return worst;
+}
+
+// As a GPU picks: the smallest tile that has a thread for every player.
+template <Job JOB> int run(const Batch& p, long begin, long end) {
+    if (p.n <= 8) return tiles<8, JOB>(p, begin, end);
+    if (p.n <= 16) return tiles<16, JOB>(p, begin, end);
+    return p.n <= 32 ? tiles<32, JOB>(p, begin, end) : tiles<64, JOB>(p, begin, end);
+}
+#else
 template <Job JOB> int run(const Batch& p, long begin, long end) {
     return p.n <= LARGEST_LANE ? lanes<JOB>(p, begin, end) : rows<JOB>(p, begin, end);
 }
+
+#endif
 
 // Fills scale and unit; -1 where the Gram needs words, or a mean of its halves.
 int examine(const Batch& p) {

@@ -13,6 +13,7 @@ namespace nash_v4 { extern const Engine engine; }
 namespace nash_v3 { extern const Engine engine; }
 #endif
 namespace nash_base { extern const Engine engine; }
+namespace nash_device { extern const Engine engine; }
 
 namespace {
 
@@ -36,6 +37,7 @@ const Engine* find(const char* name) {
 #endif
     for (const Engine* one : all)
         if (one && (!name || same(one->name, name))) return one;
+    if (name && same(name, "device")) return &nash_device::engine;  // what a GPU would compute, on the host
     return nullptr;
 }
 

@@ -153,13 +153,11 @@ NASH_FN typename Kind<typename T::S>::mask sweep(const T& team, int n, const typ
 }
 
 template <class T>
-NASH_FN typename T::S start_and_iterate(const T& team, int n, const typename T::S* b, const typename T::S* w,
+NASH_FN typename T::S sweep_and_iterate(const T& team, int n, const typename T::S* b, const typename T::S* w,
                                         typename T::S* a, double noise, int max_iter, Room<typename T::S> room,
                                         typename T::S& n_iter) {
     using S = typename T::S;
     using K = Kind<S>;
-    if (n < FEWEST_TO_SWEEP || max_iter < 3)
-        return newton(team, n, b, w, a, noise, max_iter, K::yes(true), room, n_iter);
     const S total = team.sum(n, [&](int i) { return w[i]; });
     team.product(b, a, room.lines, n);
     const S by = root(total / team.dot(a, room.lines, n));
@@ -172,6 +170,21 @@ NASH_FN typename T::S start_and_iterate(const T& team, int n, const typename T::
     if (team.any_of(!finished)) stop = newton(team, n, b, w, a, noise, max_iter, !finished, room, n_iter);
     n_iter = n_iter + sweeps;
     return select(finished, K::all(CONVERGED), stop);
+}
+
+template <class T>
+NASH_FN typename T::S start_and_iterate(const T& team, int n, const typename T::S* b, const typename T::S* w,
+                                        typename T::S* a, double noise, int max_iter, Room<typename T::S> room,
+                                        typename T::S& n_iter) {
+    using S = typename T::S;
+    using K = Kind<S>;
+    if constexpr (T::GROUP == 0) {
+        return newton(team, n, b, w, a, noise, max_iter, K::yes(true), room, n_iter);
+    } else {
+        if (n < FEWEST_TO_SWEEP || max_iter < 3)
+            return newton(team, n, b, w, a, noise, max_iter, K::yes(true), room, n_iter);
+        return sweep_and_iterate(team, n, b, w, a, noise, max_iter, room, n_iter);
+    }
 }
 
 }  // namespace NASH_NAMESPACE

@@ -3,7 +3,7 @@
 // operations in the same order and end in the same bits.
 #pragma once
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define NASH_FN __host__ __device__ __forceinline__
 #else
 #define NASH_FN inline __attribute__((always_inline))
@@ -32,6 +32,22 @@ NASH_FN double fused(double a, double b, double c) {  // a * b + c, rounded once
     return __builtin_fma(a, b, c);
 #else
     return a * b + c;
+#endif
+}
+
+NASH_FN double not_a_number() {
+#if defined(__CUDA_ARCH__)
+    return __longlong_as_double(0x7FF8000000000000LL);
+#else
+    return __builtin_nan("");
+#endif
+}
+
+NASH_FN double infinity() {
+#if defined(__CUDA_ARCH__)
+    return __longlong_as_double(0x7FF0000000000000LL);
+#else
+    return __builtin_inf();
 #endif
 }
 
