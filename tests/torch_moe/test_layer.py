@@ -340,3 +340,50 @@ def test_the_noise_of_a_router_follows_the_generator_given() -> None:
     one, same, other = (layer(batch(), generator=torch.Generator().manual_seed(s)).detach() for s in (1, 1, 2))
     assert_bitwise(one, same)
     assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("swap", ["functional_call", "data"])
+def test_swapped_parameters_are_never_taken_for_the_cached_ones(swap: str) -> None:
+    """Temporary weights, as for averages of parameters: their storages are freed and may be handed out again."""
+    model = Stack()
+    names = [n for n, _ in model.named_parameters()]
+    for seed in range(1, 5):
+        other = Stack(seed=seed)
+        weights = {n: p.detach().clone() for n, p in other.named_parameters()}
+        with torch.no_grad():
+            if swap == "functional_call":
+                found = torch.func.functional_call(model, weights, (batch(),))
+            else:
+                for name in names:
+                    model.get_parameter(name).data = weights[name]
+                found = model(batch())
+            assert_bitwise(found, other(batch()))
+        del weights
+
+
+@pytest.mark.parametrize("system", ["smoe_top2", "token_nash", "smear", "namex"])
+def test_empty_batches(system: str) -> None:
+    layer = Stack(system).layers[0]
+    assert layer(batch()[:0]).shape == (0, 6, 8)
+
+
+def test_a_chain_over_slices_of_shared_experts_is_cached_and_trains_them(solves: list[int]) -> None:
+    settings: dict[str, Any] = {"n_shared": 2, "base": {"init": "shared_expert", "index": 1}, "chain": {"gamma": 0.5}}
+    model = Stack("namex_full", **settings).double()
+    for _ in range(2):
+        model.loss(batch(0, torch.float64)).backward()
+    assert solves[0] == 2
+    shared = model.layers[0].shared.up_proj.grad.clone()
+    single = Stack("namex_full", **settings).double()
+    single.chains[0].config = single.chains[0].config.changed(detach_chain=True)
+    for _ in range(2):
+        single.loss(batch(0, torch.float64)).backward()
+    assert (shared[1] - single.layers[0].shared.up_proj.grad[1]).abs().max() > 1e-6, "the chain reaches the slice"
+    assert_near(shared[0], single.layers[0].shared.up_proj.grad[0], 0, 1e-9)
+
+
+def test_one_expert_alone() -> None:
+    model = Stack("namex_full", n_experts=1, balance={})
+    model.loss(batch()).backward()
+    record = model.chains[0].report()[0]
+    assert record["coefficients"] == [1.0] and record["status"].startswith("SOLVED")

@@ -19,6 +19,7 @@ from .chain_plan import Link, Plan
 from .curvature import KroneckerCurvature
 from .domain import DomainGram, domain_gram
 from .experts import Expert, ExpertView
+from .fingerprint import Fingerprint
 from .implicit import pull_back
 from .momentum import Momentum
 
@@ -66,7 +67,7 @@ class PlainMember:
 class _Run:
     """Agreements of one state of the parameters: found once, whatever the grad mode."""
 
-    versions: tuple[Any, ...] = ()
+    state: Fingerprint | None = None
     agreed: dict[str, list[tuple[Agreement, int]]] = field(default_factory=dict)
     grams: dict[tuple[str, int], DomainGram] = field(default_factory=dict)
     moves: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -128,12 +129,10 @@ class BaseExpertChain(nn.Module):
         base = dict(self._members[0].own_base())
         links = self._links(views)
         tensors = [*base.values(), *(tensor for link in links for tensor in link.tensors)]
-        versions = tuple((t.data_ptr(), t.device, t._version) for t in tensors)
-        if versions != self._run.versions:
-            self._run = _Run(versions)
+        if self._run.state is None or not self._run.state.matches(tensors):
+            self._run = _Run(Fingerprint(tensors))
         with_gradient = torch.is_grad_enabled() and not self.config.detach_chain
-        # Slices of a shared expert are new tensors in each pass; only the run, not their graph, may be kept.
-        key = (with_gradient, torch.is_inference_mode_enabled(), tuple(id(t) for t in base.values()))
+        key = (with_gradient, torch.is_inference_mode_enabled())
         if key not in self._run.bases:
             self._run.bases = {key: self._compute(links, base, with_gradient)}
         return [base, *self._run.bases[key]]

@@ -19,7 +19,8 @@ class ChainClock:
     """Seconds of chains, in the forward and in the backward pass, and of the solves in them.
 
     Call `compute` at the beginning of a training step: the chains are computed then, and the layers find them cached.
-    On a GPU the clock waits for its work at the four ends that it reads.
+    On a GPU the clock waits for its work at the four ends that it reads. Adding the chain's gradients of the experts to
+    those of the layers is the autograd engine's work and counts as the rest of the step.
 
     Attributes
     ----------

@@ -22,6 +22,8 @@ def selected_outputs(x: Tensor, index: Tensor, experts: FusedExperts) -> Tensor:
     (T, k, d)
     """
     tokens, k = index.shape
+    if tokens == 0:
+        return x.new_zeros(0, k, x.shape[-1])
     flat = index.reshape(-1)
     order = torch.argsort(flat, stable=True)
     rows = x[order // k]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import MoEConfig
 from ..domain import domain_gram
+from ..fingerprint import Fingerprint
 from .affine import evaluate
 from .call import MergeCall, MergeRule
 from .dispatch import all_outputs, mix, selected_outputs
@@ -32,7 +33,7 @@ class TokenNashRule(MergeRule):
     def __init__(self, config: MoEConfig) -> None:
         super().__init__(config)
         self.opposed: Tensor | None = None
-        self._gram: tuple[tuple[object, ...], Tensor] | None = None
+        self._gram: tuple[Fingerprint, Tensor] | None = None
 
     def forward(self, call: MergeCall) -> Tensor:
         index, power = self._players(call)
@@ -77,10 +78,9 @@ class TokenNashRule(MergeRule):
     def _parameter_gram(self, call: MergeCall) -> Tensor:
         """Gram of the domain vectors, computed when a parameter has changed."""
         tensors = [*call.view.tensors, *call.base.values()]
-        key = tuple((t.data_ptr(), t.device, t._version) for t in tensors)
-        if self._gram is None or self._gram[0] != key:
+        if self._gram is None or not self._gram[0].matches(tensors):
             gram = torch.from_numpy(domain_gram(call.view, call.base).gram)
-            self._gram = key, gram.to(call.hidden.device)
+            self._gram = Fingerprint(tensors), gram.to(call.hidden.device)
         return self._gram[1]
 
     def __getstate__(self) -> dict[str, object]:
