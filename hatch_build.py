@@ -58,9 +58,11 @@ def build(extra: tuple[str, ...] = (), library: Path = LIBRARY) -> Path:
             jobs.append(
                 [*cxx, *COMMON, *KERNEL, *flags, *names, *extra, "-c", "engine.cpp", "-o", f"{folder}/{name}.o"]
             )
+        device = ["-DNASH_NAMESPACE=nash_device", '-DNASH_NAME="device"', "-DNASH_TILES", "-O1", *extra]
+        jobs.append([*cxx, *COMMON, *KERNEL, *device, "-c", "engine.cpp", "-o", f"{folder}/device.o"])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, jobs))
-        objects = [f"{folder}/module.o", *(f"{folder}/{name}.o" for name in sets)]
+        objects = [f"{folder}/module.o", *(f"{folder}/{name}.o" for name in sets), f"{folder}/device.o"]
         static = [] if sys.platform == "darwin" else ["-static-libstdc++", "-static-libgcc"]
         undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         fresh = f"{folder}/{library.name}"
