@@ -304,7 +304,7 @@ def _smaller(case: _Case) -> Any:
     table, d = _as_table(case), _disagreement(case.problem)
     for i in range(case.problem.n):
         top = float(table[:, i].max())
-        for share in (0.999, 0.5, 0.02):
+        for share in (0.02, 0.5, 0.999):
             cap = case.utilities[i] + share * (top - case.utilities[i])
             if not cap > case.utilities[i] + 1e-9 * case.size[i] or cap < d[i]:
                 continue

@@ -88,14 +88,14 @@ def no_agreement(bargain: Bargain) -> Agreement | None:
         return None
     if least > 0 and float(proof.margin) > 0.32 * float(proof.resolution):
         return Agreement(found, proof, {"best_gain": least}, "")
+    least = 0.0 if abs(least) <= 1e-9 * float(size.max()) else least
     who = ", ".join(f"{y[i]:.4g} * {bargain.problem.player(i)}" for i in np.argsort(-y, kind="stable")[:10] if y[i] > 0)
     tight = ", ".join(bargain.problem.player(i) for i in range(bargain.n) if y[i] > 0)
-    need = "each" if y.astype(bool).sum() > 1 else ""
+    more = f" by more than {-least:.4g}{' each' if (y > 0).sum() > 1 else ''}" if least < 0 else ""
     words = (
         f"No feasible point gives every player more than the disagreement point: the largest gain that all can have at "
         f"once is {least:.4g}, limited by {tight}. The multipliers {who} prove it: weighed so, no feasible point gains "
-        f"more than {upper:.4g} in sum. Lower the disagreement of {tight}{' by more than ' if least < 0 else ''}"
-        f"{f'{-least:.4g} {need}'.rstrip() if least < 0 else ''}, or allow more."
+        f"more than {upper:.4g} in sum. Lower the disagreement of {tight}{more}, or allow more."
     )
     details = {"best_gain": least, "at": found.utilities}
     return Agreement(found, proof, details, words)

@@ -175,6 +175,7 @@ class Interior:
         size = np.maximum(abs(h), np.sqrt(jac**2 @ extent**2))
         size = np.where(size > 0, size, 1.0)
         s = np.maximum(h, 0.1 * size)
+        self.extent = size
         count = max(len(h) + int(self.has_lower.sum() + self.has_upper.sum()), 1)
         mu = max(self.power[self.fair].mean() if self.fair.any() else 1.0, 1e-12)
         mu *= 0.3 if self.fair.any() else 1.0
@@ -205,7 +206,9 @@ class Interior:
         missing = product[barrier].sum() + v.below @ low + v.above @ high
         fair = self.fair & (self.aversion > 0)
         off = abs(product[fair] - self.power[fair] * v.s[fair] ** (1 - self.aversion[fair])).sum()
-        scale = max(abs(product[self.fair]).sum() if self.fair.any() else abs(self.q @ v.x), 1e-300)
+        # a max-min value may be zero, so that what the rows are worth is the measure there
+        scale = abs(product[self.fair]).sum() if self.fair.any() else max(abs(self.q @ v.x), v.y @ self.extent)
+        scale = max(scale, 1e-300)
         reach = np.maximum(abs(v.x), np.minimum(low, high) * (self.has_lower | self.has_upper))
         total = missing + off + abs(dual) @ reach + v.y @ abs(primal)
         return float(total / scale + abs(equal).sum() / max(abs(self.domain.total).sum(), 1e-300) * bool(len(equal)))
