@@ -153,7 +153,19 @@ def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver
 
 
 def nash_weights(gram: Array, weights: Any = None, **options: Any) -> Array:
-    """The lean path: Gram (..., n, n) in, alpha (..., n) out; raises unless every item is certified.
+    """The lean path of training loops: Gram (..., n, n) in, alpha (..., n) out; raises unless every item is certified.
+
+    Where the compiled kernel takes the arrays, this is its answer under the same certificate as solve()'s, in
+    microseconds. One check is lighter: that the Gram has no negative eigenvalue costs a factorisation, so here only
+    its pairs of players are tested, ``A_ij**2 <= A_ii A_jj``; alpha solves ``A alpha = w / alpha`` in any case.
+
+    Parameters
+    ----------
+    gram : (..., n, n) real, symmetric and positive semidefinite
+    weights : (..., n) positive, optional
+        Ones by default.
+    **options
+        As for solve(); with any of them the call takes the general path.
 
     Raises
     ------
@@ -183,8 +195,8 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
         return catalog.make(solver, **options), solver
     formula = problem.vectors is None and problem.n in (1, 2) and not options and problem.mask is None
     picked = "closed_form" if formula and problem.disagreement is None else "newton"
-    compiled = catalog.make("compiled") if problem.disagreement is None else None
-    if compiled is not None and compiled.why_not(problem) is None and options.keys() <= direct.OPTIONS:
+    fits = options.keys() <= direct.OPTIONS and not catalog.missing("compiled")
+    if fits and catalog.make("compiled").why_not(problem) is None:
         picked = "compiled"
     return catalog.make(picked, **options), picked
 

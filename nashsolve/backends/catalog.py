@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from nashsolve import kernels
 from nashsolve.core.errors import InvalidProblem, MissingExtra
 
 
@@ -50,8 +51,8 @@ CATALOG = (
     Row(
         "compiled",
         "nashsolve.backends.compiled:Compiled",
-        None,
-        None,
+        "compiled",
+        "nashsolve.kernels._native",
         False,
         True,
         ("numpy", "torch"),
@@ -110,6 +111,8 @@ def make(name: str, **options: Any) -> Any:
         if name not in external:
             raise InvalidProblem(_unknown("solver", name, ("auto", *names())))
         return external[name].load()(**options)
+    if name == "compiled" and missing(name):
+        raise MissingExtra("the compiled kernel", "compiled", f"{kernels.reason()}; reinstall with a C++ compiler")
     if found.extra is not None and missing(name):
         raise MissingExtra(str(found.requires), found.extra, f"solver={name!r}")
     factory, allowed = _factory(found.target)

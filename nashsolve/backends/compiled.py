@@ -38,8 +38,6 @@ class Compiled:
     name: str = "compiled"
 
     def why_not(self, problem: BargainingProblem) -> str | None:
-        if kernels.load() is None:
-            return f"its kernel does not load: {kernels.reason()}"
         if problem.disagreement is not None:
             return "it is written for zero disagreement; newton takes any"
         xp = problem.xp

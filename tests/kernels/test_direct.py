@@ -1,0 +1,188 @@
+"""The short way through the kernel: it answers as the general path does, or leaves the call to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nashsolve as ns
+from nashsolve import direct, kernels
+from nashsolve.backends import catalog
+from nashsolve.core.certificate import Certificate, verify
+from nashsolve.core.status import Status
+from tests.asserts import assert_bitwise
+from tests.tolerances import tolerance
+
+native = kernels.load()
+pytestmark = pytest.mark.skipif(native is None, reason=f"the kernel is not built: {kernels.reason()}")
+
+SIZES = (1, 2, 3, 7, 8, 9, 16, 17, 31, 64)
+
+
+def grams(n: int, count: int, seed: int = 0) -> Any:
+    rows = np.random.default_rng([n, seed]).standard_normal((count, n, 2 * n + 1))
+    found = rows @ rows.swapaxes(-1, -2)
+    return 0.5 * found + 0.5 * found.swapaxes(-1, -2)
+
+
+@pytest.fixture(params=["base", "v3", "v4", "device"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each build of the kernel that this processor runs, and the host twin of the GPU's."""
+    before = native.instruction_set()
+    try:
+        native.instruction_set(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    native.instruction_set(before)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_every_instruction_set_gives_certified_answers(n: int, instruction_set: str) -> None:
+    """Judged by the certificate in Python, which shares no code with the kernel."""
+    for gram in grams(n, 3):
+        weights = np.random.default_rng(n).uniform(0.2, 5, n)
+        problem = ns.BargainingProblem(gram=gram, weights=weights, radius=2.5)
+        found = ns.solve(problem, solver="compiled")
+        assert found.status is Status.SOLVED and found.solver == "compiled"
+        proof = verify(problem, found.alpha)
+        assert proof.error_bound.max() <= tolerance("float64", "rtol")
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_certificate_of_the_kernel_is_that_of_the_core(n: int, instruction_set: str) -> None:
+    """For answers right and wrong, every number agrees, up to the rounding of sums in another order."""
+    rng = np.random.default_rng(n)
+    for gram in grams(n, 2, seed=1):
+        problem = ns.BargainingProblem(gram=gram, weights=rng.uniform(0.2, 5, n), radius=1.7)
+        alpha = ns.solve(problem, solver="newton").alpha
+        for distorted in (alpha, alpha * rng.uniform(0.9, 1.1, n)):
+            mine = judged(problem, distorted)
+            proof = verify(problem, distorted)
+            for field in fields(Certificate):
+                name = {"simplex": "certificate"}.get(field.name, field.name)
+                if name not in mine:
+                    continue
+                wanted = getattr(proof, field.name)
+                floor = 1e-12 if name in ("gap", "backward_error", "angle_bound", "error_bound") else 0
+                np.testing.assert_allclose(mine[name], wanted, rtol=1e-6, atol=floor, err_msg=name)
+
+
+def judged(problem: ns.BargainingProblem, alpha: Any) -> dict[str, Any]:
+    """The kernel's certificate of an alpha, by the names of Solution."""
+    lines, numbers, code = np.empty((7, problem.n)), np.empty(11), np.empty((), dtype=np.int64)
+    sides = problem.weights, problem.radius
+    native.certify(problem.gram, *sides, None, alpha, 0.0, 1e-10, lines, numbers, code)
+    names = ("alpha", "coefficients", "utilities", "gains", "error_bound", "blocking", "effective_weights")
+    scalars = ("ball_multiplier", "log_nash_product", "gap", "backward_error", "angle_bound", "margin", "margin_lower")
+    return dict(zip(names, lines, strict=True)) | dict(zip(scalars, numbers[:7], strict=True))
+
+
+def test_a_wrong_answer_gets_the_same_status_from_both() -> None:
+    gram = grams(5, 1)[0]
+    problem = ns.BargainingProblem(gram=gram)
+    wrong = ns.solve(problem).alpha * np.array([1, 1, 1, 1, 1.01])
+    code = np.empty((), dtype=np.int64)
+    native.certify(gram, None, None, None, wrong, 0.0, 1e-10, np.empty((7, 5)), np.empty(11), code)
+    assert Status(int(code)) is Status.NUMERICAL_ERROR
+
+
+@pytest.mark.parametrize("n", [3, 8, 9, 20])
+def test_results_depend_on_neither_threads_nor_neighbours(n: int) -> None:
+    stack = grams(n, 1500)
+    one = ns.solve(stack, threads=1)
+    assert_bitwise(one.alpha, ns.solve(stack, threads=3).alpha)
+    assert_bitwise(one.alpha[7], ns.solve(stack[7]).alpha)
+    assert_bitwise(one.error_bound[7], ns.solve(stack[7]).error_bound)
+
+
+def test_layouts_and_libraries_share_the_answer() -> None:
+    torch = pytest.importorskip("torch")
+    gram = grams(6, 1)[0]
+    wanted = ns.nash_weights(gram)
+    wide = np.zeros((12, 12))
+    wide[::2, ::2] = gram
+    for same in (np.asfortranarray(gram), wide[::2, ::2]):
+        assert_bitwise(ns.nash_weights(same), wanted)
+    tensor = torch.from_numpy(gram)
+    assert_bitwise(ns.nash_weights(tensor).numpy(), wanted)
+    found = ns.solve(tensor)
+    assert isinstance(found.alpha, torch.Tensor) and found.solver == "compiled"
+    assert isinstance(found.gap, torch.Tensor) and found.gap.ndim == 0
+    assert_bitwise(found.alpha.numpy(), wanted)
+
+
+def test_float32_takes_the_general_path_and_stays_float32() -> None:
+    found = ns.solve(grams(4, 1)[0].astype(np.float32))
+    assert found.alpha.dtype == np.float32 and found.solver == "compiled" and found.success
+    assert ns.nash_weights(grams(4, 1)[0].astype(np.float32)).dtype == np.float32
+
+
+def test_lean_path_raises_where_solve_does() -> None:
+    gram = grams(4, 1)[0]
+    opposed = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    with pytest.raises(ns.NoAgreement):
+        ns.nash_weights(opposed)
+    for bad, words in (
+        (gram + np.triu(np.ones((4, 4)), 1), "not symmetric"),
+        (np.array([[1.0, 2.0], [2.0, 1.0]]), "not positive semidefinite"),
+        (np.full((3, 3), np.nan), "finite"),
+    ):
+        with pytest.raises(ns.InvalidProblem, match=words):
+            ns.nash_weights(bad)
+    with pytest.raises(ns.InvalidProblem, match="weights"):
+        ns.nash_weights(gram, np.array([1.0, 1.0, -1.0, 1.0]))
+
+
+def test_rounded_halves_are_averaged() -> None:
+    gram = grams(5, 1)[0]
+    rough = gram.copy()
+    rough[0, 1] = np.nextafter(rough[0, 1], np.inf)
+    found = ns.solve(rough)
+    assert_bitwise(found.alpha, ns.solve(0.5 * rough + 0.5 * rough.T).alpha)
+    assert (found.problem.gram == found.problem.gram.T).all() and rough[0, 1] != rough[1, 0]
+
+
+def test_options_change_something() -> None:
+    hard = ns.gram(np.array([[1.0, 1e-3, 0], [-1.0, 1e-3, 0.1], [0, 0, 1.0]]))
+    assert ns.solve(hard, max_iter=1, on_failure="return").status is Status.MAX_ITER
+    assert ns.solve(hard, rtol=1e-6).status is Status.SOLVED
+    assert ns.solve(hard, rtol=0.0).status is Status.SOLVED_INACCURATE
+    with pytest.raises(ns.InvalidProblem, match="threads"):
+        ns.solve(hard, threads=0)
+
+
+def test_a_start_near_the_answer_saves_iterations_and_a_bad_one_costs_none() -> None:
+    hard = ns.gram(np.array([[1.0, 1e-3, 0], [-1.0, 1e-3, 0.1], [0, 0, 1.0]]))
+    cold = ns.solve(hard)
+    assert ns.solve(hard, start=cold).n_iter < cold.n_iter
+    assert ns.solve(hard, start=np.array([1e20, 1e-5, 1.0])).n_iter <= cold.n_iter
+
+
+def test_without_the_kernel_auto_goes_on_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    gram = grams(4, 1)[0]
+    with_kernel = ns.solve(gram)
+    monkeypatch.setattr(kernels, "_try", lambda: (None, "no such file"))
+    monkeypatch.setattr(catalog, "missing", lambda name: "nashsolve.kernels._native")
+    assert direct.solve(gram, None, lambda problem: None) is None
+    found = ns.solve(gram)
+    assert found.solver == "newton"
+    assert (np.abs(found.alpha / with_kernel.alpha - 1) <= found.error_bound + with_kernel.error_bound).all()
+    assert ns.nash_weights(gram).shape == (4,)
+    with pytest.raises(ns.MissingExtra, match="no such file"):
+        ns.solve(gram, solver="compiled")
+
+
+def test_the_lean_path_tests_pairs_of_players_only() -> None:
+    """Documented: the full test of definiteness costs a factorisation and belongs to solve()."""
+    eye = np.eye(3)
+    indefinite = eye + 0.75 * (np.eye(3, k=1) + np.eye(3, k=-1)) - 0.9 * (np.eye(3, k=2) + np.eye(3, k=-2))
+    assert np.linalg.eigvalsh(indefinite)[0] < 0
+    alpha = ns.nash_weights(indefinite)
+    np.testing.assert_allclose(alpha * (indefinite @ alpha), 1, rtol=tolerance("float64", "rtol"))
+    with pytest.raises(ns.InvalidProblem, match="semidefinite"):
+        ns.solve(indefinite)
