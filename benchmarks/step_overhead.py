@@ -6,6 +6,9 @@
 The first form trains NAMEx-Full (bargaining anew in every layer and every step) and reads the clock around the chain,
 forward and backward; beside it, in the same run, the chain done naively: domain vectors stacked, autograd through the
 loop, alpha by CCP. The second form times steps of all systems on one stack, interleaved, without an optimizer.
+
+On Linux, glibc returns large gradients to the system in every step and gets them back page by page, which the chain's
+backward pass feels. MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 in the environment keeps them.
 """
 
 from __future__ import annotations
