@@ -67,10 +67,12 @@ types: $(VENV)/.stamp-dev
 floors: $(VENV)/.stamp-dev
 	$(BIN)/lint-imports
 
-# The sdist is built from the checkout and the wheel from the sdist, so a file missing from the sdist shows.
+# The sdist is built from the checkout and the wheel from the sdist, so a file missing from the sdist shows. The wheel
+# holds the compiled kernel and gets the tag of the oldest Linux that can load it.
 wheel: $(VENV)/.stamp-dev
 	rm -rf dist
-	$(PY) -m build --outdir dist .
+	NASHSOLVE_KERNEL=require $(PY) -m build --outdir dist .
+	if [ "$$(uname)" = Linux ]; then PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel -q repair -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; fi
 	$(ONE_THREAD) $(PY) tools/check_wheel.py dist
 
 lower-bounds: $(VENV)/.stamp-dev

@@ -22,6 +22,7 @@ import nashsolve as ns
 heavy = {"torch", "cvxpy", "cupy", "matplotlib", "typer"} & set(sys.modules)
 assert not heavy, f"import nashsolve loaded {sorted(heavy)}"
 assert "site-packages" in ns.__file__, ns.__file__
+assert ns.kernels.load() is not None, ns.kernels.reason()
 solution = ns.solve(ns.BargainingProblem(gram=[[4.0, 0.0], [0.0, 1.0]]))
 assert solution.success, solution.message
 assert abs(float(solution.alpha[0]) - 0.5) < 1e-12, solution.alpha
