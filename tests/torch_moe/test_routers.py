@@ -289,6 +289,19 @@ def test_stable_first_stage(hidden, ids, masked, reduction):
     assert router.eval()(hidden, input_ids=ids).losses == {}
 
 
+def test_stable_evaluates_its_first_stage_by_the_distilled_scores(hidden, ids):
+    for distilled in (True, False):
+        router = make("stable", capacity_factor=None, evaluate_distilled=distilled).eval()
+        words = matrix(router.token_embedding.weight)[ids.flatten().numpy()]
+        by_id = (words @ matrix(router.distilled.weight).T).argmax(-1)
+        by_token = (rows(hidden) @ matrix(router.centroids).T).argmax(-1)
+        assert (by_id != by_token).any()
+        found = router(hidden, input_ids=ids)
+        assert found.topk_index[:, 0].tolist() == (by_id if distilled else by_token).tolist()
+        gate = sigmoid((rows(hidden) * matrix(router.centroids)[found.topk_index[:, 0].numpy()]).sum(-1))
+        assert_near(found.topk_weight[:, 0], gate, rtol=CLOSE)
+
+
 def test_stable_second_stage_is_frozen_and_keeps_its_gate(hidden, ids):
     router = make("stable", capacity_factor=None)
     router.after_step()

@@ -24,7 +24,8 @@ class StableRouter(Router):
 
     where :math:`A_e` are the tokens of expert e, :math:`\bar n` the mean of their numbers and :math:`w_t` a small
     embedding of the token's id. Stage 2, after `first_stage_steps` calls of `after_step`: a is the argmax of the
-    distilled scores :math:`D w_t`, which are frozen; the weight stays :math:`\sigma(x_t^\top E_{a_t})`.
+    distilled scores :math:`D w_t`, which are frozen; the weight stays :math:`\sigma(x_t^\top E_{a_t})`. As in the
+    published code, evaluation takes the distilled scores in stage 1, too.
 
     The original expert holds a residual inside, so its output :math:`\sigma f(x) + (1-\sigma) x` with
     :math:`f(x) = x + \mathrm{ffn}(x)` is :math:`x + \sigma\,\mathrm{ffn}(x)`, which a layer within a residual stream
@@ -39,11 +40,12 @@ class StableRouter(Router):
     distill_dim : length of w
     balance, distill : coefficients of the two losses, >= 0
     reduction : "sum" over tokens as published, or "mean"
+    evaluate_distilled : False evaluates stage 1 by the scores that it trains with
     capacity_factor, drop_order : as in SoftmaxRouter
 
     Notes
     -----
-    `logits` and `probs` are those of the scores that choose: x'E in stage 1, D w in stage 2. Where a row is a
+    `logits` and `probs` are those of the scores that choose: x'E, or D w where it is distilled. Where a row is a
     segment or a sequence, w is the mean embedding of its tokens. Source: [stablemoe2022]_
     """
 
@@ -61,6 +63,7 @@ class StableRouter(Router):
         balance: float = 0.3,
         distill: float = 0.3,
         reduction: str = "sum",
+        evaluate_distilled: bool = True,
         capacity_factor: float | None = 2.0,
         drop_order: str = "arrival",
     ) -> None:
@@ -73,14 +76,15 @@ class StableRouter(Router):
             raise InvalidProblem(f"reduction is {reduction!r}; 'sum' or 'mean' is needed")
         self.vocab_size = whole("vocab_size", vocab_size)
         self.first_stage_steps, self.reduction = first_stage_steps, reduction
+        self.evaluate_distilled = evaluate_distilled
         self.balance, self.distill = not_negative("balance", balance), not_negative("distill", distill)
         self.capacity_factor = check_capacity(capacity_factor, drop_order)
         self.drop_order = drop_order
         self.centroids = nn.Parameter(torch.empty(n_experts, d_model))
         nn.init.orthogonal_(self.centroids, gain=0.1)
         self.token_embedding = nn.Embedding(vocab_size, whole("distill_dim", distill_dim))
-        nn.init.normal_(self.token_embedding.weight, std=distill_dim**-0.5)
         self.distilled = nn.Linear(distill_dim, n_experts, bias=False)
+        nn.init.orthogonal_(self.distilled.weight, gain=0.1)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._enter(2 if first_stage_steps == 0 else 1)
 
@@ -88,7 +92,7 @@ class StableRouter(Router):
         """Choose by the scores of the stage, weigh by the gate."""
         scores = linear(rows.hidden, self.centroids)
         logits = scores
-        if self.stage == 2:
+        if self.stage == 2 or (self.evaluate_distilled and not self.training):
             with torch.no_grad():
                 logits = self._distilled_logits(rows)
         index = logits.argmax(dim=-1, keepdim=True)
