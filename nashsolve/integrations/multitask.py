@@ -70,7 +70,8 @@ def task_weights(
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
         raise InvalidProblem(f"gram has shape {tuple(gram.shape)}; one square matrix (n, n) is needed")
     n = gram.shape[0]
-    problem = BargainingProblem(gram=gram[None], weights=power, gram_error=gram_error, symmetrize=True)
+    data, own_power, error = _lean(gram, power, gram_error)
+    problem = BargainingProblem(gram=data[None], weights=own_power, gram_error=error, symmetrize=True)
     solution = solve(problem, on_failure="return", max_iter=max_iter)
     status = torch.as_tensor(solution.status, device=gram.device)[0]
     good = status <= int(Status.SOLVED_INACCURATE)
@@ -78,9 +79,21 @@ def task_weights(
         kind_of = NoAgreement if int(status) == int(Status.NO_AGREEMENT) else SolverFailed
         raise kind_of(solution.message, solution)
     other = gram.new_full((n,), 1.0 / n if on_failure == "mean" else 0.0)
-    alpha = torch.where(good, solution.alpha[0], 1.0)
+    alpha = torch.where(good, torch.as_tensor(solution.alpha, device=gram.device)[0], 1.0)
     weights = published_scaling(alpha, gram, max_norm)
     return TaskWeights(torch.where(good, weights.to(gram.dtype), other), status)
+
+
+def _lean(gram: Tensor, power: Any, gram_error: float) -> tuple[Any, Any, float]:
+    """On the CPU and without derivatives, the data in NumPy and float64, whose solve costs a tenth of torch's."""
+    tensors = [x for x in (gram, power) if isinstance(x, Tensor)]
+    graph = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if graph or any(x.device.type != "cpu" for x in tensors):
+        return gram, power, gram_error
+    if gram.dtype != torch.float64:
+        gram_error = max(gram_error, torch.finfo(gram.dtype).eps)
+    plain = [x.detach().double().numpy() if isinstance(x, Tensor) else x for x in (gram, power)]
+    return plain[0], plain[1], gram_error
 
 
 def published_scaling(alpha: Tensor, gram: Tensor, max_norm: float = 1.0) -> Tensor:
