@@ -29,32 +29,35 @@ class Adjoint:
     def run(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         size = len(self.names)
         found: list[list[Tensor | None]] = []
+        # All tensors of these dicts are this run's own, and are written to in place.
         lam = {name: torch.zeros_like(t, dtype=self.dtype) for name, t in zip(self.names, self.tensors, strict=False)}
-        p = {name: torch.zeros_like(t) for name, t in lam.items()}
-        q = {name: torch.zeros_like(t) for name, t in lam.items()} if self.plan.momentum.u else None
+        p: Expert = {}
+        q = {name: torch.zeros_like(t) for name, t in lam.items()} if self.plan.momentum.u else {}
         start = len(self.tensors)
         for layer in reversed(range(len(self.plan.links))):
             for name, gradient in zip(self.names, gradients[layer * size : (layer + 1) * size], strict=True):
                 if gradient is not None:
-                    lam[name] = lam[name] + gradient
-            upstream = {name: t.add(lam[name], alpha=self.plan.gamma) for name, t in p.items()}
+                    lam[name].add_(gradient)
+            gamma = self.plan.gamma
+            upstream = {k: p[k].add_(t, alpha=gamma) if k in p else gamma * t for k, t in lam.items()}
             start -= len(self.plan.links[layer].tensors)
             found.append(self._link(layer, start, upstream, lam))
-            p, q = self._buffers(upstream, q)
+            p = self._buffers(upstream, q)
         ends = [
             lam[name].to(t.dtype) if wanted else None
             for name, t, wanted in zip(self.names, self.tensors, self.wanted, strict=False)
         ]
         return [*ends, *(t for part in reversed(found) for t in part)]
 
-    def _buffers(self, upstream: Expert, q: Expert | None) -> tuple[Expert, Expert | None]:
+    def _buffers(self, upstream: Expert, q: Expert) -> Expert:
+        """Adjoint of the real buffer one layer earlier (empty without momentum); that of the imaginary one in place."""
         r, u = self.plan.momentum.r, self.plan.momentum.u
-        if q is None:
-            return {name: r * t for name, t in upstream.items()}, None
-        return (
-            {name: (r * t).add_(q[name], alpha=u) for name, t in upstream.items()},
-            {name: (r * q[name]).sub_(t, alpha=u) for name, t in upstream.items()},
-        )
+        if not u:
+            return {name: t.mul_(r) for name, t in upstream.items()} if r else {}
+        p = {name: (r * t).add_(q[name], alpha=u) for name, t in upstream.items()}
+        for name, t in upstream.items():
+            q[name].mul_(r).sub_(t, alpha=u)
+        return p
 
     def _link(self, layer: int, start: int, upstream: Expert, lam: Expert) -> list[Tensor | None]:
         """Gradients of one layer's tensors; takes what flows on to the base expert before it into `lam`."""
@@ -74,15 +77,15 @@ class Adjoint:
             if curvature is not None:
                 factors = [torch.zeros_like(f, dtype=self.dtype) for f in curvature.factors]
                 rows = self._curved(slot, curvature, layer, weights, g, factors)
-                lam[name] = lam[name] - rows.sum(0)
+                lam[name].sub_(rows.sum(0))
                 sums += [total.to(f.dtype) for total, f in zip(factors, curvature.factors, strict=True)]
             else:
                 rows = _outer(weights, g) if ask else None
-                lam[name] = lam[name].sub(g, alpha=float(weights.sum()))
+                lam[name].sub_(g, alpha=float(weights.sum()))
             if couple is not None:
                 extra = slot.mix(couple) - _outer(couple.sum(-1), self.bases[layer][name])
-                rows = extra if rows is None else rows + extra
-                lam[name] = lam[name] - extra.sum(0)
+                rows = extra if rows is None else rows.add_(extra)
+                lam[name].sub_(extra.sum(0))
             found += _share(slot.tensors, rows if ask else None, slot.fused)
             at += len(slot.tensors)
         return [*found, *sums]
