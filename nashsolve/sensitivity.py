@@ -196,7 +196,7 @@ def sweep(
     if not isinstance(problem, BargainingProblem | Family):
         problem = BargainingProblem(gram=problem)
     arguments = tuple(f.name for f in fields(problem) if f.init)
-    known = tuple(catalog.options(concept))
+    known = tuple(catalog.options_of(concept))
     if parameter not in (*arguments, *known):
         raise nearest(parameter, (*arguments, *known), "parameter")
     who = None if player is None else _number_of(problem, player)

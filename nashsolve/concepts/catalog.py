@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -52,14 +53,15 @@ def load(name: str) -> Callable[..., Any]:
     return found
 
 
-def options(name: str) -> tuple[str, ...]:
+@lru_cache
+def options_of(name: str) -> tuple[str, ...]:
     """Names of the options of a concept."""
     return tuple(inspect.signature(load(name)).parameters)[1:]
 
 
 def split_options(name: str, options: dict[str, Any], engine: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the concept and of the engine; an unknown one raises with the nearest valid name."""
-    known = tuple(inspect.signature(load(name)).parameters)[1:]
+    known = options_of(name)
     for key in options:
         if key not in (*known, *engine):
             if not known and not engine:

@@ -12,6 +12,7 @@ from nashsolve.oracles.base import Proposal
 
 from .base import Agreement, Bargain, no_agreement, numpy_view
 
+_GAIN = 1e-6
 _TIGHT = 1e-6
 """Share of the largest multiplier above which a player is held back in every optimum."""
 
@@ -62,9 +63,12 @@ def _refine(bargain: Bargain, scale: Any, first: Proposal, y: Any, value: float)
         if (held > 1e-8 * size[~free]).any():
             break
         now = float(((found.utilities - d) / scale)[free].min())
-        if now < float(((best.utilities - d) / scale)[free].min()) - 1e-9 * abs(now):
+        before = float(((best.utilities - d) / scale)[free].min())
+        if now < before - 1e-9 * abs(now):
             break
-        best, value, y = found, now, np.where(free, np.maximum(found.multipliers, 0.0), 0.0)
+        if now > before + _GAIN * abs(before):
+            best = found  # less than that is the width of a set that is held from all sides
+        value, y = now, np.where(free, np.maximum(found.multipliers, 0.0), 0.0)
         stage += 1
         if not y.max() > 0:
             break

@@ -93,6 +93,11 @@ def ratio_bound(excess: Any, aversion: float) -> Any:
     Returns the larger of ``r - 1`` and ``1 / r - 1``, entry by entry; inf where r may reach zero.
     """
     excess = np.asarray(excess, dtype=float)
+    root = np.sqrt(2 * excess / aversion)
+    far = (1 + 2 * root) ** ((1 + aversion) / 2)
+    if bool((root < 0.5).all()) and bool((far <= 2).all()):
+        # the second derivative a t**(-a - 1) is at least a below one, and at least a far**-2 up to 1 + 2 root
+        return np.maximum(root / (1 - root), root * far)
 
     def lost(r: Any) -> Any:
         integral = np.log(r) if aversion == 1 else (r ** (1 - aversion) - 1) / (1 - aversion)

@@ -14,6 +14,12 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
 _LIMIT = 80
+_DIRECT = 150
+_ENTRIES = 100_000
+"""Outcomes per player, and entries of a table, up to which it is solved as it is."""
+_ROUNDS = 40
+_CLOSE = 1e-3
+"""Excess below which the outcomes that are played are guessed and solved for directly."""
 _DONE = 2e-15
 """Largest excess of a reduced payoff over W, relative, below which more steps only move rounding."""
 
@@ -25,32 +31,88 @@ def solve_lottery(
 
     Stops at a certified excess of ``rtol**2 / 2`` relative to the total weight, or at rounding. Returns also the
     number of steps and why they stopped early: "", "max_iter", "time", "blocked" or "numerical".
+
+    Few outcomes are ever played, so a long table is solved on the promising ones first; those that the multipliers find
+    to be worth more than all weights together come in, until there are none.
     """
+    many, n = v.shape
+    if many <= min(_DIRECT * n, max(20 * n, _ENTRIES // n)):
+        return _interior(v, w, max_iter, time_limit, rtol)
     begin = time.perf_counter()
     total = w.sum()
+    chosen = _promising(v, w)
+    used, rough = 0, 1e-2
+    for _ in range(_ROUNDS):
+        left = None if time_limit is None else time_limit - (time.perf_counter() - begin)
+        part, gains, steps, stopped = _interior(v[chosen], w, max_iter - used, left, max(rough, rtol))
+        used += steps
+        if stopped in ("max_iter", "time"):
+            break
+        with np.errstate(all="ignore"):
+            # a subset that nobody can agree on shows by the weights that block it which outcomes are missing
+            alpha = gains if stopped == "blocked" else w / gains
+        worth = v @ alpha
+        limit = 0.0 if stopped == "blocked" else total * (1 + 1e-14)
+        missing = worth > limit
+        missing[chosen] = False
+        if not missing.any():
+            if rough == 0.0 or stopped == "blocked":
+                break
+            rough = 0.0
+            continue
+        new = np.flatnonzero(missing)
+        if len(new) > 10 * n:
+            new = new[np.argpartition(-worth[new], 10 * n)[: 10 * n]]
+        chosen = np.concatenate([chosen, new])
+    else:
+        return _interior(v, w, max_iter - used, time_limit, rtol)
+    pi = np.zeros(many)
+    pi[chosen] = part
+    return pi, (v.T @ pi if stopped == "blocked" else gains), used, stopped
+
+
+def _promising(v: Any, w: Any) -> Any:
+    """Numbers of the outcomes with the largest weighted sums, and of every player's best ones."""
+    n = len(w)
+    best = np.argpartition(-(v @ w), 8 * n)[: 8 * n]
+    tops = np.argpartition(-v, 3, axis=0)[:3].ravel()
+    return np.unique(np.concatenate([best, tops]))
+
+
+def _interior(v: Any, w: Any, max_iter: int, time_limit: float | None, rtol: float) -> tuple[Any, Any, int, str]:
+    """The method itself; where it stops as "blocked", the weights that block stand in place of the gains.
+
+    x holds the lottery and the gains, y the reduced payoffs and alpha: at the solution x y is 0 and w.
+    """
+    begin = time.perf_counter()
+    many = len(v)
+    total = float(w.sum())
     goal = max(_DONE, 0.5 * rtol * rtol)
-    a = 0.9 * w
-    z = total - v @ a
-    mu = 0.1 * total / len(v)
-    pi = mu / z
-    s = np.maximum(v.T @ pi, w / a)
-    best, found, stalled = np.inf, (pi, s), 0
+    target = np.concatenate([np.zeros(many), w])
+    y = np.concatenate([total - 0.9 * (v @ w), 0.9 * w])
+    pi = (0.1 * total / many) / y[:many]
+    x = np.concatenate([pi, np.maximum(pi @ v, w / y[many:])])
+    best, found, stalled, tried = np.inf, (x[:many] / x[:many].sum(), x[many:]), 0, np.inf
     stopped = "max_iter"
     step = 0
     for step in range(max_iter + 1):
-        gap, played, gains = _judge(v, w, pi, total)
-        if gap < 0.9 * best:
-            stalled = 0
+        product = x * y
+        rest = float(product[:many].sum())
+        if rest < 0.1 * total or step == max_iter:  # before that no iterate is near
+            gap, played, gains = _judge(v, w, x[:many], total)
+            stalled = 0 if gap < 0.9 * best else stalled + 1
+            if gap <= best:
+                best, found = gap, (played, gains)
+            if goal < best < min(_CLOSE, 0.03 * tried):
+                tried = best
+                found, best = _polish_all(v, w, found, best, total, goal, x[:many], y[:many])
         else:
             stalled += 1
-        if gap <= best:
-            best, found = gap, (played, gains)
         if best <= goal or (stalled >= 4 and best < 1e-9):
             stopped = ""
             break
-        if z.min() >= total:  # alpha itself proves that nobody can agree: no outcome has a positive weighted payoff
-            stopped = "blocked"
-            break
+        if y[:many].min() >= total:  # alpha itself proves that nobody can agree: no outcome is worth anything
+            return x[:many] / x[:many].sum(), y[many:] / y[many:].sum(), step, "blocked"
         if stalled >= (25 if np.isfinite(best) else 60):
             stopped = "numerical"
             break
@@ -59,19 +121,26 @@ def solve_lottery(
         if time_limit is not None and time.perf_counter() - begin > time_limit:
             stopped = "time"
             break
-        moved = _step(v, w, pi, s, a, z)
+        moved = _step(v, target, x, y, product, rest, total)
         if moved is None:
             stopped = "" if best < 1e-9 else "numerical"
             break
-        pi, s, a = moved
-        z = np.maximum(total - v @ a, 1e-300)
-    if found is not None and goal < best < 1e-5:
-        for share in (1.0, 1e-3, 1e3):  # which outcomes are played is not always clear from the last step
-            if best > goal:
-                active = np.flatnonzero(pi * total > share * z * pi.sum())
-                found, best = _polish(v, w, found, best, total, active)
+        x, y = moved
+    if goal < best < 1e-5:
+        found, best = _polish_all(v, w, found, best, total, goal, x[:many], y[:many])
         stopped = "" if best < 1e-9 else stopped
     return found[0], found[1], step, stopped
+
+
+def _polish_all(
+    v: Any, w: Any, found: Any, best: float, total: float, goal: float, pi: Any, z: Any
+) -> tuple[Any, float]:
+    """Which outcomes are played is not always clear from the iterate, so several guesses are tried."""
+    for share in (1.0, 1e-3, 1e3):
+        if best > goal:
+            active = np.flatnonzero(pi * total > share * z * pi.sum())
+            found, best = _polish(v, w, found, best, total, active)
+    return found, best
 
 
 def _polish(v: Any, w: Any, found: Any, best: float, total: float, active: Any) -> tuple[Any, float]:
@@ -107,56 +176,52 @@ def _judge(v: Any, w: Any, pi: Any, total: float) -> tuple[float, Any, Any]:
     return float((v @ (w / gains)).max() / total - 1), played, gains
 
 
-def _step(v: Any, w: Any, pi: Any, s: Any, a: Any, z: Any) -> tuple[Any, Any, Any] | None:
+def _step(v: Any, target: Any, x: Any, y: Any, product: Any, rest: float, total: float) -> tuple[Any, Any] | None:
     """Predictor and corrector with one factor; None where rounding has eaten the system."""
-    ratio = pi / z
-    system = v.T @ (v * ratio[:, None])
-    system.flat[:: len(w) + 1] += s / a
+    many, n = v.shape
+    ratio = x / y
+    pull = ratio[:many]
+    system = (v * pull[:, None]).T @ v
+    system.flat[:: n + 1] += ratio[many:]
     factor, failed = dpotrf(system, lower=1, overwrite_a=1)
     if failed:
         return None
-    miss = s - v.T @ pi
-    short = w - a * s
-    pz = pi * z
-    da, ds, dpi, dz = _direction(v, factor, a, s, ratio, miss, short, -pi)
-    t = min(1.0, _longest(pi, s, a, z, (da, ds, dpi, dz)))
-    mu = pz.sum() / len(pi)
-    after = ((pi + t * dpi) @ (z + t * dz)) / len(pi)
-    target = mu * max(min(max(after / mu, 0.0), 1.0) ** 3, 0.1 * (1 - t) ** 2)
-    push = (target - dpi * dz) / z - pi
-    best = _direction(v, factor, a, s, ratio, miss, short - da * ds, push)
-    longest = _longest(pi, s, a, z, best)
+    miss = x[many:] - x[:many] @ v
+
+    def direction(aim: Any) -> tuple[Any, Any]:
+        push = aim / y
+        right = miss + push[many:] - push[:many] @ v
+        dy = np.empty_like(y)
+        dy[many:] = dpotrs(factor, right, lower=1)[0]
+        np.dot(v, -dy[many:], out=dy[:many])
+        return push - ratio * dy, dy
+
+    short = target - product
+    dx, dy = direction(short)
+    t = min(1.0, _longest(x, y, dx, dy))
+    mu = rest / many
+    after = float((x[:many] + t * dx[:many]) @ (y[:many] + t * dy[:many])) / rest
+    aim = short - dx * dy
+    aim[:many] += mu * max(min(max(after, 0.0), 1.0) ** 3, 0.1 * (1 - t) ** 2)
+    dx, dy = direction(aim)
+    longest = _longest(x, y, dx, dy)
     if longest < 0.5:  # jammed: aim at the centre, without a correction that rests on a full step
         for share in (0.5, 1.0):
-            other = _direction(v, factor, a, s, ratio, miss, short, share * mu / z - pi)
-            length = _longest(pi, s, a, z, other)
+            aim = short.copy()
+            aim[:many] += share * mu
+            other, other_y = direction(aim)
+            length = _longest(x, y, other, other_y)
             if length > longest:
-                best, longest = other, length
+                dx, dy, longest = other, other_y, length
     t = min(1.0, (0.9995 if longest > 0.9 else 0.9) * longest)
     if not t > 1e-12:
         return None
-    da, ds, dpi, _ = best
-    return pi + t * dpi, s + t * ds, a + t * da
+    x, y = x + t * dx, y + t * dy
+    y[:many] = np.maximum(total - v @ y[many:], 1e-300)  # so that no rounding gathers in the reduced payoffs
+    return x, y
 
 
-def _longest(pi: Any, s: Any, a: Any, z: Any, direction: tuple[Any, Any, Any, Any]) -> float:
-    """alpha and s are tied by a product, so all move together."""
-    da, ds, dpi, dz = direction
-    return min(_length(pi, dpi), _length(z, dz), _length(a, da), _length(s, ds))
-
-
-def _direction(
-    v: Any, factor: Any, a: Any, s: Any, ratio: Any, miss: Any, short: Any, push: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Newton direction; `push` is the part of d pi that does not come through alpha."""
-    right = miss + short / a - v.T @ push
-    da = dpotrs(factor, right, lower=1)[0]
-    dz = -(v @ da)
-    ds = (short - s * da) / a
-    return da, ds, push - ratio * dz, dz
-
-
-def _length(x: Any, dx: Any) -> float:
-    """Largest step that keeps x + t dx >= 0."""
-    lowest = (dx / x).min()
+def _longest(x: Any, y: Any, dx: Any, dy: Any) -> float:
+    """Largest step that keeps all positive; alpha and the gains are tied by a product, so all move together."""
+    lowest = min((dx / x).min(), (dy / y).min())
     return float(-1 / lowest) if lowest < 0 else np.inf

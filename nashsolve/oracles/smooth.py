@@ -12,7 +12,11 @@ from nashsolve.problems.domains import Domain, Duals
 from nashsolve.problems.jets import Jet
 
 from .base import Proposal
+from .gram_interior import solve_in_ball
 from .interior import Interior, Rows
+
+_FEW = 400
+"""Players and constraints up to which a ball problem is solved in their number of unknowns."""
 
 
 class SmoothOracle:
@@ -55,6 +59,10 @@ class SmoothOracle:
     def fair(self, weights: Any, disagreement: Any, aversion: float) -> Proposal:
         """See Oracle."""
         self._check()
+        if aversion == 1 and self._only_ball_and_rows():
+            found = self._in_gram(weights, disagreement)
+            if found is not None:
+                return found
         every = np.arange(self.n)
         rows = [Rows(every, disagreement, np.zeros(self.n), "fair", weights, aversion)]
         found = self._interior(rows).run(self._centre())
@@ -113,6 +121,30 @@ class SmoothOracle:
         return bound + fixed
 
     # how they are answered
+
+    def _only_ball_and_rows(self) -> bool:
+        """Linear utilities, a ball, few inequalities, nothing else: then the dimension of x need not matter."""
+        d = self.domain
+        if self.matrix is None or d.radius is None or len(d.equal) or self.options.get("time_limit") is not None:
+            return False
+        return self.n + len(d.matrix) <= _FEW and not (np.isfinite(d.lower).any() or np.isfinite(d.upper).any())
+
+    def _in_gram(self, weights: Any, disagreement: Any) -> Proposal | None:
+        """The method of gram_interior; None where the general one must decide."""
+        d = self.domain
+        radius = float(d.radius or 1.0)
+        rows = np.vstack([self.matrix, -d.matrix])
+        b = np.concatenate([disagreement - self.offset, -d.limit])
+        limit = self.options.get("max_iter")
+        eta, steps, stopped = solve_in_ball(radius**2 * (rows @ rows.T), b, weights, 60 if limit is None else limit)
+        if stopped == "numerical":
+            return None
+        pull = eta @ rows
+        length = float(np.linalg.norm(pull))
+        x = pull * (radius / length)
+        duals = Duals(eta[self.n :], np.zeros(0), np.zeros(d.size), np.zeros(d.size), length / radius)
+        u = self.matrix @ x + self.offset
+        return Proposal(u, x, eta[: self.n], steps, "gram_interior", stopped, {"duals": duals})
 
     def _interior(self, rows: list[Rows], with_t: bool = False) -> Interior:
         needed = set(np.concatenate([r.index for r in rows]).tolist())

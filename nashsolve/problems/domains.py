@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,6 @@ class Domain:
     equal: Any = None
     total: Any = None
     radius: float | None = None
-    reach: Any = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         p = self.size
@@ -57,7 +57,6 @@ class Domain:
         for name, value in fresh.items():
             value.setflags(write=False)
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "reach", self._reach())
 
     def __and__(self, other: Domain) -> Domain:
         if not isinstance(other, Domain):
@@ -76,7 +75,8 @@ class Domain:
             radius=min(radii) if radii else None,
         )
 
-    def _reach(self) -> Any:
+    @cached_property
+    def reach(self) -> Any:
         """Bounds (2, p) on every coordinate that the constraints imply, by a few rounds of interval arithmetic."""
         low, high = self.lower.copy(), self.upper.copy()
         if self.radius is not None:
