@@ -64,7 +64,7 @@ def train(model: Any, kind: str, steps: int, rate: float, seed: int) -> float:
 
 
 @torch.no_grad()
-def bits_per_byte(model: Any, kind: str, count: int = 40) -> float:
+def bits_per_byte(model: Any, kind: str, count: int = 16) -> float:
     """Mean -log2 probability of held-out bytes, over the same windows for every model."""
     model.eval()
     total = seen = 0.0

@@ -328,6 +328,7 @@ def test_only_regular_files(kind: str, tmp_path: Path) -> None:
         pytest.param("moved", id="F12-moved"),
         pytest.param("expert", id="F12-expert-missing"),
         pytest.param("no-index", id="F12-no-index"),
+        pytest.param("no-shard", id="F12-no-shard"),
     ],
 )
 def test_names_and_index_agree(kind: str, tmp_path: Path) -> None:
@@ -353,7 +354,9 @@ def test_names_and_index_agree(kind: str, tmp_path: Path) -> None:
     (model / INDEX).write_text(json.dumps(index))
     if kind == "no-index":
         (model / INDEX).unlink()
-    with pytest.raises(CheckpointRefused, match=r"ghost|embed_tokens|no model\.safetensors\.index"):
+    if kind == "no-shard":
+        (model / second).unlink()
+    with pytest.raises(CheckpointRefused, match=r"ghost|embed_tokens|no model\.safetensors\.index|is missing in m"):
         open_checkpoint(model)
 
 

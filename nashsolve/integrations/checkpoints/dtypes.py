@@ -37,7 +37,9 @@ def decode(raw: bytes | bytearray | memoryview | Array, dtype: str) -> Array:
     """
     bits = np.frombuffer(raw, dtype=FLOATS[dtype])
     if dtype == "BF16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide = np.zeros(len(bits), dtype="<f4")
+        wide.view("<u2")[1::2] = bits
+        return wide
     if dtype == "F16":
         return bits.astype(np.float32)
     return bits
@@ -52,9 +54,12 @@ def encode(values: Array, dtype: str) -> Array:
         A finite value becomes infinite in `dtype`.
     """
     if dtype == "BF16":
-        bits = np.ascontiguousarray(_to_float32(values)).view(np.uint32)
-        odd = (bits >> np.uint32(16)) & np.uint32(1)
-        found = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
+        bits = np.ascontiguousarray(_to_float32(values), dtype="<f4").view("<u4")
+        sums = bits >> np.uint32(16)
+        sums &= np.uint32(1)
+        sums += np.uint32(0x7FFF)
+        sums += bits
+        found = sums.view("<u2")[1::2].copy()
     else:
         with np.errstate(over="ignore"):
             found = values.astype(FLOATS[dtype])

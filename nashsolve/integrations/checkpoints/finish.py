@@ -84,11 +84,19 @@ def names() -> set[str]:
     return {*ALLOWED, "config.json", RECIPE, REPORT, CARD, INDEX, COMPLETE}
 
 
-def publish_all(plan: Plan, out: Path, report: Mapping[str, Any], hashes: dict[str, str], aside: Path | None) -> None:
+def publish_all(
+    plan: Plan,
+    out: Path,
+    identity: Mapping[str, Any],
+    report: Mapping[str, Any],
+    hashes: dict[str, str],
+    aside: Path | None,
+) -> None:
     """Small files, then what makes the folder load, then the mark: in this order, each durable before the next.
 
     Parameters
     ----------
+    identity : of the plan, with what a paranoid run adds
     hashes : of the weight files by name
     aside : side name of a single weight file, which gets its own name instead of an index; None for shards
     """
@@ -104,7 +112,7 @@ def publish_all(plan: Plan, out: Path, report: Mapping[str, Any], hashes: dict[s
     mark = {
         "status": "complete",
         "tool": f"nashsolve {__version__}",
-        "plan": plan.identity(),
+        "plan": dict(identity),
         "sha256": dict(sorted({**hashes, **small}.items())),
     }
     disk.publish(out / COMPLETE, _json(mark))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -75,7 +77,9 @@ def centred_gram(
     width = memory.block_columns(rows)
     lanes = _lanes(parts, width)
     sums = np.zeros((LANES, rows + 1, rows + 1))
-    for lane in range(group.rank, LANES, group.size):
+    lock = threading.Lock()
+
+    def add_up(lane: int) -> None:
         total = arithmetic.zero(rows)
         for part, start, count in _reads(lanes[lane], width * memory.read_blocks(rows, itemsize)):
             block = [vector.read(part, start, count) for vector in vectors]
@@ -85,8 +89,13 @@ def centred_gram(
                 for row, values in zip(piece, block, strict=True):
                     row[:] = values[a : a + width]
                 total = arithmetic.add(total, piece, centre)
-            tick(rows * count * itemsize)
+            with lock:
+                tick(rows * count * itemsize)
         sums[lane] = arithmetic.fetch(total)
+
+    mine = range(group.rank, LANES, group.size)
+    with ThreadPoolExecutor(min(memory.workers(), max(1, len(mine)))) as pool:
+        list(pool.map(add_up, mine))
     sums = group.all_sum(sums)
     while len(sums) > 1:
         sums = sums[0::2] + sums[1::2]

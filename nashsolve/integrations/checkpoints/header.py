@@ -93,7 +93,10 @@ def _load(raw: bytes, file: str) -> dict[str, Any]:
     if not raw.startswith(b"{"):
         _refuse(file, "its header is not a JSON object")
     try:
-        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        text = raw.decode("utf-8")
+        found = json.loads(text, parse_constant=_no_constant)
+        if raw.count(b":") != _pairs(found):
+            found = json.loads(text, object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         _refuse(file, f"its header is not UTF-8 at byte {error.start}")
     except RecursionError:
@@ -103,6 +106,13 @@ def _load(raw: bytes, file: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         _refuse(file, "its header is not a JSON object")
     return found
+
+
+def _pairs(found: Any) -> int:
+    """Key-value pairs of two levels. Every pair has a colon, so equal counts mean that no key was dropped."""
+    if not isinstance(found, dict):
+        return -1
+    return len(found) + sum(len(value) for value in found.values() if isinstance(value, dict))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -48,10 +49,17 @@ def read_blocks(rows: int, itemsize: int) -> int:
     return max(1, min(64, _READ_BYTES // max(1, rows * block_columns(rows) * itemsize)))
 
 
+def workers() -> int:
+    """Threads that form products: the processors given to this process, at most four."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(4, given))
+
+
 def gram_bytes(rows: int, itemsize: int) -> int:
     """Peak of one Gram pass beyond what the process has."""
     columns = block_columns(rows)
-    return rows * columns * (read_blocks(rows, itemsize) * itemsize + 32) + 20 * 8 * rows * rows
+    one = rows * columns * (read_blocks(rows, itemsize) * (itemsize + 4) + 32)
+    return workers() * one + 20 * 8 * rows * rows
 
 
 def combine_bytes() -> int:

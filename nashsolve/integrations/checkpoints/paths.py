@@ -18,7 +18,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".m
 
 def check_name(name: object, where: str) -> str:
     """A plain file name under POSIX and Windows rules, or CheckpointRefused."""
-    if not isinstance(name, str) or not name or len(name) > 255:
+    if not isinstance(name, str) or not name or len(name.encode("utf-8", "replace")) > 255:
         raise CheckpointRefused(f"{where}: {show(name)} is not a file name")
     plain = name.isprintable() and not _BAD & set(name) and name.strip(" .") == name.rstrip(" .") == name.strip()
     if not plain or name in (".", "..") or name.startswith(".") or name.split(".")[0].lower() in _DEVICES:
@@ -38,7 +38,10 @@ def open_regular(path: Path) -> int:
     if path.is_symlink():
         raise CheckpointRefused(f"{show(path.name)[1:-1]} is a link; give the folder that holds the file itself")
     flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise CheckpointRefused(f"{show(path.name)[1:-1]} is missing in {path.parent.name}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise CheckpointRefused(f"{show(path.name)[1:-1]} is not a regular file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -15,14 +16,14 @@ from .folder import Checkpoint, FileStamp
 from .header import TensorInfo, show
 from .paths import open_regular
 
-MAX_OPEN = 24
-"""Open input files at once; far below the usual limit of a process."""
+MAX_OPEN = 8
+"""Open input files of a thread at once; far below the usual limit of a process."""
 
 Key = tuple[int, str]
 
 
 class Reader:
-    """Reads element ranges of the tensors of one or more checkpoints; use as a context manager.
+    """Reads element ranges of the tensors of one or more checkpoints, from any thread; use as a context manager.
 
     A device fault comes as OSError, for nothing is memory-mapped.
     """
@@ -30,7 +31,9 @@ class Reader:
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
         self.checkpoints = tuple(checkpoints)
         self.bytes_read = 0
-        self._open: OrderedDict[Key, int] = OrderedDict()
+        self._lock = threading.Lock()
+        self._own = threading.local()
+        self._tables: list[OrderedDict[Key, int]] = []
 
     def __enter__(self) -> Reader:
         return self
@@ -40,8 +43,10 @@ class Reader:
 
     def close(self) -> None:
         """Close every descriptor."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        with self._lock:
+            for table in self._tables:
+                while table:
+                    os.close(table.popitem()[1])
 
     def read(self, tensor: TensorInfo, start: int, count: int, source: int = 0) -> np.ndarray[Any, Any]:
         """`count` elements from element `start` on, as raw bytes.
@@ -65,7 +70,8 @@ class Reader:
             if got <= 0:
                 raise CheckpointRefused(f"{tensor.file} ended in the middle of tensor {show(tensor.name)}")
             done += got
-        self.bytes_read += done
+        with self._lock:
+            self.bytes_read += done
 
     def check_unchanged(self) -> None:
         """Every input file still is what it was when the headers were read.
@@ -76,16 +82,16 @@ class Reader:
         """
         for source, checkpoint in enumerate(self.checkpoints):
             for stamp in checkpoint.files.values():
-                held = self._open.get((source, stamp.name))
-                if held is not None:
-                    _same(os.fstat(held), stamp)
+                for held in [table.get((source, stamp.name)) for table in self._tables]:
+                    if held is not None:
+                        _same(os.fstat(held), stamp)
                 _same(os.stat(checkpoint.path / stamp.name, follow_symlinks=False), stamp)
 
     def _descriptor(self, source: int, file: str) -> int:
-        key = (source, file)
-        if key in self._open:
-            self._open.move_to_end(key)
-            return self._open[key]
+        key, table = (source, file), self._table()
+        if key in table:
+            table.move_to_end(key)
+            return table[key]
         checkpoint = self.checkpoints[source]
         descriptor = open_regular(checkpoint.path / file)
         try:
@@ -93,10 +99,19 @@ class Reader:
         except CheckpointRefused:
             os.close(descriptor)
             raise
-        while len(self._open) >= MAX_OPEN:
-            os.close(self._open.popitem(last=False)[1])
-        self._open[key] = descriptor
+        while len(table) >= MAX_OPEN:
+            os.close(table.popitem(last=False)[1])
+        table[key] = descriptor
         return descriptor
+
+    def _table(self) -> OrderedDict[Key, int]:
+        """Open files of this thread, so that none closes what another one reads."""
+        if not hasattr(self._own, "table"):
+            self._own.table = OrderedDict()
+            with self._lock:
+                self._tables.append(self._own.table)
+        found: OrderedDict[Key, int] = self._own.table
+        return found
 
 
 def _same(found: os.stat_result, stamp: FileStamp) -> None:

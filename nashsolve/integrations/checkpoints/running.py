@@ -157,7 +157,7 @@ class _Run:
 
     def all(self) -> Result:
         """Everything under the lock, which rank 0 holds for all."""
-        identity = self._identity()
+        self.identity = identity = self._identity()
         names = {file.name for file in self.plan.files} | small_names()
         journal, lock, complete = self._together(lambda: begin(self.out, identity, names), keep=True)
         self.journal = Journal(self.out, self.group.rank)
@@ -310,7 +310,7 @@ class _Run:
         report = report_of(self.plan, self.layers, self.units)
         hashes = {file.name: hashes[file.name] for file in self.plan.files}
         aside = None if self._sharded else self.out / parts[self.plan.files[0].name]
-        publish_all(self.plan, self.out, report, hashes, aside)
+        publish_all(self.plan, self.out, self.identity, report, hashes, aside)
         self.done = self.plan.output_bytes + sum(self.plan.expert_bytes) + self.plan.input_bytes
         self._tell("done", self.line)
         journal.clear()

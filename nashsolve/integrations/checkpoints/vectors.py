@@ -148,17 +148,18 @@ def chunks(parts: Parts, size: int = memory.CHUNK) -> list[tuple[str, int, int]]
 def combination(weights: Sequence[float], vectors: Sequence[Vector], part: str, start: int, count: int) -> Array:
     """sum_k weights_k vectors_k of a piece, terms added in order, in float32 unless a vector is float64."""
     total: Array | None = None
+    room: Array | None = None
     for weight, vector in zip(weights, vectors, strict=True):
         if weight == 0.0:
             continue
         values = vector.read(part, start, count)
-        if total is not None and values.dtype == np.float64 and total.dtype == np.float32:
-            total = total.astype(np.float64)
-        term = values * values.dtype.type(weight)
         if total is None:
-            total = term
-        else:
-            total += term
+            total = values * values.dtype.type(weight)
+            continue
+        if values.dtype == np.float64 and total.dtype == np.float32:
+            total, room = total.astype(np.float64), None
+        room = np.multiply(values, total.dtype.type(weight), out=room, dtype=total.dtype)
+        total += room
     return np.zeros(count, dtype=np.float32) if total is None else total
 
 
