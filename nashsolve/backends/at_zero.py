@@ -38,9 +38,8 @@ def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps)
     given = b
     if bool(xp.any(dead)):
         b = xp.where(dead[..., None, None], xp.eye(problem.n, dtype=xp.float64, device=device(b)), b)
-    a = _to_ray(a, b, total, xp)
     if start is not None:
-        a = prefer(a, _to_ray(xp.ones_like(a), b, total, xp), w, xp)
+        a = prefer(_to_ray(a, b, total, xp), _to_ray(xp.ones_like(a), b, total, xp), w, xp)
     noise = problem.noise if problem.white is None else problem.n * EPS64
     a, n_iter, stopped = steps(b, w, a, total, noise, start is None)
     spread = xp.sum(a * xp.sqrt(diagonal), axis=-1)

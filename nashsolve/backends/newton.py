@@ -30,6 +30,8 @@ _FRACTION = 0.9
 _TINY = 3e-8
 """A step of this relative size leaves an error of its square, so it is the last."""
 _STALL = 1e-4
+_FAR = 0.1
+"""Only a step of at least this size can belong to a sequence that diverges."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,16 @@ def _iterate_one(
     add, n = np.add.reduce, len(a)
     w_min, best, stalled, limit = min(w.tolist()), math.inf, 0, float(total)
     norms = b.diagonal() ** 0.5
-    u = w / a
+    au = w
     for iteration in range(max_iter + 1):
-        scaled = b * a
-        r = w - a * add(scaled, -1)
-        au = a * u
-        h = a[:, None] * scaled
+        ba = np.matmul(b, a[:, None])[:, 0]
+        q = float(add(a * ba))
+        if q > 0:
+            factor = math.sqrt(limit / q)
+            a, ba = a * factor, ba * factor
+            au = au * factor if iteration else au
+        r = w - a * ba
+        h = a[:, None] * (b * a)
         h.reshape(-1)[:: n + 1] = (h.diagonal() + au) * (1 + 4 * EPS64)
         try:
             inverse = np.linalg.inv(h)
@@ -103,7 +109,7 @@ def _iterate_one(
             return a * (1 + da), iteration, ""
         stalled = stalled + 1 if size < _STALL and size > 0.3 * best else 0
         best = min(best, size)
-        if stalled >= 2 or float(add(norms * a)) ** 2 * noise > limit:
+        if stalled >= 2 or (size > _FAR and float(add(norms * a)) ** 2 * noise > limit):
             return a, iteration, ""
         if iteration == max_iter:
             break
@@ -113,15 +119,14 @@ def _iterate_one(
         du = rest - da
         low = min(low, *du.tolist())
         both = da * du
-        da2 = np.matmul(inverse, (r - au * da * du)[:, None])[:, 0]
+        da2 = np.matmul(inverse, (r - au * both)[:, None])[:, 0]
         du2 = rest - both - da2
         low2 = min(*da2.tolist(), *du2.tolist())
         if low2 >= low or low2 >= -_FRACTION:
             da, du, low = da2, du2, low2
         t = -_FRACTION / low if low < -_FRACTION else 1.0
-        a, u = a * (1 + t * da), u * (1 + t * du)
-        q = float(add(a * np.matmul(b, a[:, None])[:, 0]))
-        a = a * math.sqrt(limit / q) if q > 0 else a
+        step = 1 + t * da
+        a, au = a * step, au * step * (1 + t * du)
     return a, max_iter, "max_iter"
 
 
@@ -149,16 +154,19 @@ def _iterate_batch(
     w = xp.reshape(xp.broadcast_to(w, shape), (-1, n))
     total = xp.reshape(xp.broadcast_to(total, shape[:-1]), (-1,))
     norms = xp.sqrt(xp.linalg.diagonal(b))
-    done_a, u, used = a, w / a, n_iter
+    done_a, au, used = a, w, n_iter
     best = xp.full_like(total, xp.inf)
     stalled = xp.zeros_like(total)
     live = xp.ones(count, dtype=xp.bool, device=device(a))
     eye = xp.eye(n, dtype=xp.float64, device=device(a))
     for iteration in range(max_iter + 1):
-        scaled = b * a[:, None, :]
-        r = w - a * xp.sum(scaled, axis=-1)
-        au = a * u
-        h = _system(a, scaled, au, eye, xp)
+        ba = matvec(b, a, xp)
+        factor = xp.sqrt(total / xp.sum(a * ba, axis=-1))
+        factor = xp.where(live & (factor > 0) & xp.isfinite(factor), factor, xp.ones_like(factor))[:, None]
+        a, ba = a * factor, ba * factor
+        au = au * factor if iteration else au
+        r = w - a * ba
+        h = _system(a, b * a[:, None, :], au, eye, xp)
         sound = xp.all(xp.isfinite(h), axis=(-2, -1))
         solver = spd_solver(xp.where(sound[:, None, None], h, eye), xp)
         da = solver(r)
@@ -169,7 +177,7 @@ def _iterate_batch(
         size = xp.maximum(size, xp.max(xp.abs(da), axis=-1))
         stalled = xp.where((size < _STALL) & (size > 0.3 * best), stalled + 1, 0 * stalled)
         best = xp.minimum(best, xp.where(size == size, size, best))
-        diverged = xp.sum(norms * a, axis=-1) ** 2 * noise > total
+        diverged = (size > _FAR) & (xp.sum(norms * a, axis=-1) ** 2 * noise > total)
         stop = ~sound | (size != size) | (size <= _TINY) | (stalled >= 2) | diverged
         a = xp.where((live & (size <= _TINY))[:, None], a * (1 + da), a)
         used = xp.where(live, iteration + xp.astype(~stop, xp.int64), used)
@@ -182,23 +190,22 @@ def _iterate_batch(
         if left <= 0.7 * live.shape[0]:
             done_a = _put(done_a, items, a, xp)
             keep = xp.nonzero(live)[0]
-            items, used, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live = (
+            items, used, a, w, b, total, norms, best, stalled, da, du, low, r, au, live = (
                 xp.take(v, keep, axis=0)
-                for v in (items, used, a, u, w, b, total, norms, best, stalled, da, du, low, r, au, live)
+                for v in (items, used, a, w, b, total, norms, best, stalled, da, du, low, r, au, live)
             )
             solver = spd_solver(_system(a, b * a[:, None, :], au, eye, xp), xp)
-        da2 = solver(r - au * da * du)
-        du2 = w / au - 1 - da * du - da2
+        rest, both = w / au - 1, da * du
+        da2 = solver(r - au * both)
+        du2 = rest - both - da2
         low2 = xp.minimum(xp.min(da2, axis=-1), xp.min(du2, axis=-1))
         better = ((low2 >= low) | (low2 >= -_FRACTION))[:, None]
         da, du = xp.where(better, da2, da), xp.where(better, du2, du)
         low = xp.where(better[:, 0], low2, low)
         t = xp.where(low < -_FRACTION, -_FRACTION / low, xp.ones_like(low))
         t = xp.where(live, t, 0 * t)[:, None]
-        a, u = a * (1 + t * da), u * (1 + t * du)
-        factor = xp.sqrt(total / xp.sum(a * matvec(b, a, xp), axis=-1))
-        factor = xp.where(live & xp.isfinite(factor), factor, xp.ones_like(factor))
-        a = a * factor[:, None]
+        step = 1 + t * da
+        a, au = a * step, au * step * (1 + t * du)
     done_a = _put(done_a, items, a, xp)
     stopped = "" if left == 0 else ("time" if late else "max_iter")
     n_iter = xp.where(n_iter > max_iter, max_iter, n_iter)
