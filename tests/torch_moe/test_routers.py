@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra 'moe' is not installed")
 
 from nashsolve.core.errors import InvalidProblem, InvalidType  # noqa: E402
-from nashsolve.integrations.torch_moe.routers import ROUTERS, Router, follow, make_router  # noqa: E402
+from nashsolve.integrations.torch_moe.routers import ROUTERS, LinearRouter, Router, follow, make_router  # noqa: E402
 from tests.asserts import as_numpy, assert_bitwise, assert_near  # noqa: E402
 
 D, N, VOCAB = 6, 5, 11
@@ -459,6 +459,23 @@ def test_a_model_without_routers_cannot_be_followed():
     model = torch.nn.Linear(2, 2)
     with pytest.raises(InvalidProblem, match="nothing to follow"):
         follow(torch.optim.SGD(model.parameters(), lr=0.1), model)
+
+
+def test_a_router_of_your_own_has_a_name_and_checked_options(hidden, monkeypatch):
+    class Shifted(LinearRouter):
+        def __init__(self, d_model, n_experts, top_k=None, *, shift=0.0, **gate):
+            super().__init__(d_model, n_experts, top_k, **gate)
+            self.shift = shift
+
+        def score(self, hidden):
+            return super().score(hidden) + self.shift * torch.arange(self.n_experts)
+
+    monkeypatch.setitem(ROUTERS, "shifted", Shifted)
+    plain, shifted = make("shifted"), make("shifted", shift=100.0, bias=False)
+    assert (shifted(hidden).topk_index == torch.tensor([N - 1, N - 2])).all()
+    assert (plain(hidden).topk_index != shifted(hidden).topk_index).any()
+    with pytest.raises(InvalidProblem, match="did you mean 'shift'"):
+        make("shifted", shfit=1.0)
 
 
 def test_routers_share_one_base():

@@ -17,7 +17,7 @@ from .base import Router
 from .segment import SegmentRouter
 from .sequence import SequenceRouter
 
-ROUTERS = {
+ROUTERS: dict[str, tuple[str, str] | type[Router]] = {
     "linear": ("linear", "LinearRouter"),
     "noisy_topk": ("noisy_topk", "NoisyTopKRouter"),
     "cosine": ("cosine", "CosineRouter"),
@@ -25,7 +25,7 @@ ROUTERS = {
     "stable": ("stable", "StableRouter"),
     "sigmoid": ("sigmoid", "SigmoidRouter"),
 }
-"""Name -> file and class."""
+"""Name -> file and class, or a class of your own."""
 
 LEVELS = ("token", "sequence", "segment")
 
@@ -65,8 +65,7 @@ def make_router(
         raise InvalidProblem(f"level is {level!r}; {nearest(str(level), list(LEVELS))}")
     if (level == "segment") != (segment_length is not None):
         raise InvalidProblem(f"segment_length is {segment_length} at level {level!r}; it belongs to level 'segment'")
-    file, owner = ROUTERS[name]
-    kind: type[Router] = getattr(import_module(f".{file}", __package__), owner)
+    kind = _kind(name)
     wrapper = {"token": None, "sequence": SequenceRouter, "segment": SegmentRouter}[level]
     outer = {} if wrapper is None else {key: options.pop(key) for key in _options(wrapper) if key in options}
     known = _options(kind)
@@ -85,6 +84,15 @@ def make_router(
     if segment_length is not None:
         outer["length"] = segment_length
     return wrapper(inner, **outer)
+
+
+def _kind(name: str) -> type[Router]:
+    entry = ROUTERS[name]
+    if not isinstance(entry, tuple):
+        return entry
+    file, owner = entry
+    kind: type[Router] = getattr(import_module(f".{file}", __package__), owner)
+    return kind
 
 
 def follow(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
