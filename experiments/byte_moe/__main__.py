@@ -124,8 +124,8 @@ def main() -> None:
     """Everything, with what is there already kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for models, reports, table and picture")
-    parser.add_argument("--steps", type=int, default=500, help="training steps of the base model")
-    parser.add_argument("--tuning", type=int, default=80, help="training steps of each fine-tune")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of the base model")
+    parser.add_argument("--tuning", type=int, default=60, help="training steps of each fine-tune")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps only: the machinery, not the numbers")
     given = parser.parse_args()

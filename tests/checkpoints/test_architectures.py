@@ -14,7 +14,7 @@ from nashsolve.integrations.checkpoints.adapters import builtin, choose_adapter,
 from nashsolve.integrations.checkpoints.errors import CheckpointRefused
 from nashsolve.integrations.checkpoints.folder import open_checkpoint
 from nashsolve.integrations.checkpoints.inspection import inspect
-from nashsolve.integrations.checkpoints.plan import plan
+from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.running import run
 from nashsolve.integrations.checkpoints.verifying import verify
 from tests.checkpoints.build import moe_config, moe_tensors, read_folder, small_moe, write_folder

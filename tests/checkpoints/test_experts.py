@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import nashsolve as ns
 from nashsolve.integrations.checkpoints.errors import CheckpointRefused, SolverStopped
 from nashsolve.integrations.checkpoints.grouping import agglomerate, around_seeds, spread_seeds
-from nashsolve.integrations.checkpoints.plan import plan
+from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.recipe import ExpertsRecipe
 from nashsolve.integrations.checkpoints.rules import shortest
 from nashsolve.integrations.checkpoints.running import run

@@ -12,7 +12,7 @@ import pytest
 import nashsolve as ns
 from nashsolve.integrations.checkpoints import memory
 from nashsolve.integrations.checkpoints.errors import CheckpointRefused
-from nashsolve.integrations.checkpoints.plan import plan
+from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.recipe import TaskRecipe, load_recipe
 from nashsolve.integrations.checkpoints.running import run
 from nashsolve.integrations.checkpoints.verifying import verify

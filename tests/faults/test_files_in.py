@@ -21,7 +21,7 @@ from nashsolve.integrations.checkpoints.adapters import choose_adapter, find_lay
 from nashsolve.integrations.checkpoints.errors import CheckpointRefused
 from nashsolve.integrations.checkpoints.folder import INDEX, open_checkpoint, read_header
 from nashsolve.integrations.checkpoints.paths import check_name
-from nashsolve.integrations.checkpoints.plan import plan
+from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.recipe import load_recipe
 from nashsolve.integrations.checkpoints.running import run
 from nashsolve.integrations.checkpoints.strict_yaml import load_text

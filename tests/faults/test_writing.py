@@ -34,7 +34,7 @@ from nashsolve.integrations.checkpoints.errors import (
     ResumeMismatch,
     SolverStopped,
 )
-from nashsolve.integrations.checkpoints.plan import plan
+from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.running import run
 from nashsolve.integrations.checkpoints.verifying import verify
 from tests.checkpoints.build import moe_config, moe_tensors, read_folder, small_moe, write_folder
@@ -322,7 +322,7 @@ def test_resume_after_a_change(change: str, case: Any, monkeypatch: pytest.Monke
         small_moe(model, shards=2 if (model / "model.safetensors.index.json").exists() else 1, **{**SMALL, "vocab": 5})
         match = "fingerprint"
     elif change == "version":
-        monkeypatch.setattr("nashsolve.integrations.checkpoints.plan.__version__", "9.9")
+        monkeypatch.setattr("nashsolve.integrations.checkpoints.planning.__version__", "9.9")
         match = "tool was"
     else:
         file = sorted(model.glob("*.safetensors"))[0]

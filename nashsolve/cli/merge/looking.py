@@ -65,7 +65,7 @@ def plan(
 ) -> None:
     """Say what RECIPE would do, need and leave, before a weight is read."""
     with guarded(as_json):
-        from nashsolve.integrations.checkpoints.plan import plan as make
+        from nashsolve.integrations.checkpoints.planning import plan as make
 
         made = make(recipe, max_memory=max_memory, out=out)
         code = 1 if made.unsupported else 0

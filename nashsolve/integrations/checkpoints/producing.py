@@ -14,7 +14,7 @@ from .dtypes import FLOATS, decode, encode
 from .errors import CheckpointRefused
 from .header import show
 from .outputs import Copy, Merged, OutTensor, Rows, Task
-from .plan import Plan
+from .planning import Plan
 from .reader import Reader
 from .solving import SolvedLayer
 from .tasks import SolvedUnit, TaskSolver

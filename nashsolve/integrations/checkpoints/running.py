@@ -19,7 +19,7 @@ from .finish import names as small_names
 from .finish import publish_all
 from .journal import COMPLETE, Journal, begin
 from .outputs import OutFile
-from .plan import Plan, free_bytes, plan
+from .planning import Plan, free_bytes, plan
 from .producing import Producer
 from .ranks import Alone, join
 from .reader import Reader

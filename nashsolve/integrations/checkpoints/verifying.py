@@ -18,7 +18,7 @@ from .finish import REPORT
 from .folder import Checkpoint, open_checkpoint
 from .header import show
 from .journal import COMPLETE, WORK
-from .plan import Plan, plan
+from .planning import Plan, plan
 from .reader import Reader
 from .recomputing import Recomputer
 from .vectors import check_finite, chunks
