@@ -42,13 +42,13 @@ class ChainClock:
         """Base experts of every chain, timed; their backward pass is timed when it comes."""
         if not chains:
             return []
+        earlier = _solves(chains)
         begin = _now()
         bases = [chain.bases() for chain in chains]
-        took = _now() - begin
-        self.forward += took
-        solved = sum(record["seconds"] for chain in chains for record in chain.report() if record["resolved"])
-        if solved <= took:  # else the chains were cached, and these are the seconds of an earlier call
-            self.solves += solved
+        self.forward += _now() - begin
+        found = _solves(chains)
+        if found != earlier:  # else nothing was solved: the chains were cached
+            self.solves += sum(found)
         tensors = [tensor for layers in bases for base in layers[1:] for tensor in base.values()]
         for node in {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}:
             node.register_prehook(self._start)
@@ -60,6 +60,11 @@ class ChainClock:
 
     def _stop(self, grad_inputs: Any, grad_outputs: Any) -> None:
         self.backward += _now() - self._mark
+
+
+def _solves(chains: Sequence[BaseExpertChain]) -> list[float]:
+    """Seconds of every solve of the last computation."""
+    return [record["seconds"] for chain in chains for record in chain.report() if record["resolved"]]
 
 
 def _now() -> float:
