@@ -183,7 +183,9 @@ def systems(shape: Shape, options: argparse.Namespace, device: torch.device) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(prog="step_overhead", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="step_overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=sorted(SHAPES), default="t5-base")
     parser.add_argument("--width", type=float, help="factor on all widths (1; for --systems 1/3, --quick 1/6)")
     parser.add_argument("--layers", type=int, help="layers to build")
