@@ -39,7 +39,7 @@ RULES: dict[str, Callable[[], Aggregator]] = {
 
 @dataclass
 class Run:
-    """Test figures (steps, 3) every few steps, and the time of the steps alone."""
+    """Test figures (steps, 3) every few steps, and the processor time of the steps alone."""
 
     rule: str
     seed: int
@@ -94,41 +94,61 @@ def evaluate(network: Network, x: Tensor, label: Tensor, odd: Tensor, centre: Te
     return [wrong.item(), missed.item(), off.item()]
 
 
-def train(rule: str, seed: int, steps: int) -> Run:
-    """Plain SGD with momentum on batches of 64, the trunk by the rule, every head by its own loss."""
-    torch.manual_seed(seed)
-    network, run = Network(), Run(rule, seed)
-    train_set, test_set = data()
-    aggregator = RULES[rule]()
-    trunk = list(network.trunk.parameters())
-    optimizers = [
-        torch.optim.SGD(trunk, lr=0.02, momentum=0.9),
-        torch.optim.SGD([*network.heads[0].parameters(), *network.heads[1].parameters()], lr=0.2, momentum=0.9),
-        torch.optim.SGD(network.heads[2].parameters(), lr=0.0005, momentum=0.9),
-    ]
-    for step in range(steps):
-        if step % max(1, steps // 30) == 0:
-            run.at.append(step)
-            run.figures.append(evaluate(network, *test_set))
-        pick = torch.randint(len(train_set[0]), (64,))
-        begin = time.perf_counter()
-        x, *targets = [t[pick] for t in train_set]
-        h = network.trunk(x)
-        mtl_backward(losses(network, h, *targets), features=h)
-        jacobian = torch.cat([p.jac.flatten(1) for p in trunk], 1)
-        jac_to_grad(trunk, aggregator)
-        moved = torch.cat([p.grad.ravel() for p in trunk])
+class Training:
+    """One network trained by one rule: plain SGD with momentum, the trunk by the rule, every head by its own loss."""
+
+    def __init__(self, rule: str, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.network, self.run = Network(), Run(rule, seed)
+        self.train_set, self.test_set = data()
+        self.aggregator = RULES[rule]()
+        self.trunk = list(self.network.trunk.parameters())
+        self.picks = torch.Generator().manual_seed(seed)
+        heads = self.network.heads
+        self.optimizers = [
+            torch.optim.SGD(self.trunk, lr=0.02, momentum=0.9),
+            torch.optim.SGD([*heads[0].parameters(), *heads[1].parameters()], lr=0.2, momentum=0.9),
+            torch.optim.SGD(heads[2].parameters(), lr=0.0005, momentum=0.9),
+        ]
+
+    def step(self) -> None:
+        pick = torch.randint(len(self.train_set[0]), (64,), generator=self.picks)
+        begin = time.process_time()
+        x, *targets = [t[pick] for t in self.train_set]
+        h = self.network.trunk(x)
+        mtl_backward(losses(self.network, h, *targets), features=h)
+        jacobian = torch.cat([p.jac.flatten(1) for p in self.trunk], 1)
+        jac_to_grad(self.trunk, self.aggregator)
+        moved = torch.cat([p.grad.ravel() for p in self.trunk])
         norm = moved.norm().clamp(min=1e-12)
-        for p in trunk:
+        for p in self.trunk:
             p.grad /= norm  # every rule makes a step of length one, so that directions are compared, not lengths
-        for optimizer in optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        run.seconds.append(time.perf_counter() - begin)
-        run.hurt += int(bool((jacobian @ moved < -1e-6 * jacobian.norm(dim=1) * norm).any()))
-    run.at.append(steps)
-    run.figures.append(evaluate(network, *test_set))
-    return run
+        self.run.seconds.append(time.process_time() - begin)
+        self.run.hurt += int(bool((jacobian @ moved < -1e-6 * jacobian.norm(dim=1) * norm).any()))
+
+    def evaluate(self, step: int) -> None:
+        self.run.at.append(step)
+        self.run.figures.append(evaluate(self.network, *self.test_set))
+
+
+def train(seed: int, steps: int) -> list[Run]:
+    """All rules side by side, one step of each in turn, so that their times can be compared."""
+    trainings = []
+    for rule in RULES:
+        try:
+            trainings.append(Training(rule, seed))
+        except ImportError as error:
+            print(f"{rule} is left out: {error}")
+    for step in range(steps + 1):
+        for training in trainings:
+            if step % max(1, steps // 30) == 0 or step == steps:
+                training.evaluate(step)
+            if step < steps:
+                training.step()
+    return [training.run for training in trainings]
 
 
 def picture(runs: Sequence[Run], path: Path) -> None:
@@ -161,26 +181,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("multitask_digits.png"))
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(arguments)
-    runs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CVXPY warns at every problem that NashMTL compiles anew
+        runs = [run for seed in range(options.seeds) for run in train(seed, options.steps)]
     print(f"{'':26}{'ms a step':>10}{'steps that hurt a task':>24}   {'   '.join(TASKS)}")
-    for rule in RULES:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # CVXPY warns at every problem that NashMTL compiles anew
-                mine = [train(rule, seed, options.steps) for seed in range(options.seeds)]
-        except ImportError as error:
-            print(f"{rule:26} not run: {error}")
-            continue
-        runs += mine
+    for rule in dict.fromkeys(run.rule for run in runs):
+        mine = [run for run in runs if run.rule == rule]
         last = torch.tensor([r.figures[-1] for r in mine]).mean(0).tolist()
         middle = sorted(r.milliseconds for r in mine)[len(mine) // 2]
-        hurt = f"{sum(r.hurt for r in mine)} of {options.steps * options.seeds}"
+        hurt = f"{sum(r.hurt for r in mine)} of {options.steps * len(mine)}"
         cells = "   ".join(f"{v:>{len(t)}.4f}" for v, t in zip(last, TASKS, strict=True))
         print(f"{rule:26}{middle:>10.2f}{hurt:>24}   {cells}")
     picture(runs, options.out)
     print(f"curves: {options.out}")
     if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in runs], indent=1) + "\n")
+        content = [asdict(r) | {"seconds": None, "milliseconds": r.milliseconds} for r in runs]
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

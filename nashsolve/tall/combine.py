@@ -73,6 +73,11 @@ def combine(
     ------
     InvalidProblem
         For shapes, dtypes, devices or numbers that do not fit, with the place.
+
+    Notes
+    -----
+    Arithmetic is float32, float64 where an expert or `base` is; the result is rounded once. Parameters are read, not
+    differentiated.
     """
     check_choice("method", method, METHODS)
     read = read_experts(experts, base)

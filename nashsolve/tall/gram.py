@@ -61,7 +61,7 @@ def gram_of_differences(
     -----
     Sums of float32 products are cut into short runs, so that neither the rounding of a long sum nor the truncation of
     a tensor core can build up. NaN and infinite parameters end in a Gram of NaN, and the problem's
-    status. Two calls with the same data give the same bits.
+    status. Two calls with the same data give the same bits. Parameters are read, not differentiated.
     """
     check_choice("products", products, PRODUCTS)
     check_choice("method", method, METHODS)
