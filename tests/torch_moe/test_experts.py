@@ -97,6 +97,39 @@ def test_mix_is_the_sum() -> None:
             assert_near(slot.mix(c).detach(), wanted.detach(), 0, TIGHT)
 
 
+@pytest.mark.parametrize("stored", ["modules", "fused"])
+def test_merged_modules_run(stored: str) -> None:
+    """A merged expert of any storage, through functional_call, against the merge written out; gradients too."""
+    experts = modules()
+    view = ExpertView.of(experts if stored == "modules" else fused(experts))
+    base = {name: torch.randn_like(t) for name, t in view.expert(0).items()}
+    c = torch.tensor([0.2, -0.1, 0.5], dtype=torch.float64, requires_grad=True)
+    merged = view.merge(c, base, 1 - c.sum())
+    x = torch.randn(5, 4, dtype=torch.float64)
+    y = torch.func.functional_call(experts[0], merged, (x,))
+    parameters = [dict(e.named_parameters()) for e in experts]
+    explicit = {
+        name: base[name] + sum(c[i] * (row[name] - base[name]) for i, row in enumerate(parameters)) for name in base
+    }
+    wanted = torch.func.functional_call(experts[0], explicit, (x,))
+    assert_near(y.detach(), wanted.detach(), 0, TIGHT)
+    leaves = [c, *(p for e in experts for p in e.parameters())]
+    for mine, other in zip(
+        torch.autograd.grad(y.square().sum(), leaves, retain_graph=True),
+        torch.autograd.grad(wanted.square().sum(), leaves),
+        strict=True,
+    ):
+        assert_near(mine, other, 0, 10 * TIGHT)
+    rows = view.merge(torch.stack([c, c]).detach())
+    assert {name: tuple(t.shape) for name, t in rows.items()} == {k: (2, *s) for k, s in view.shapes.items()}
+    with pytest.raises(InvalidProblem, match="the last axis must be 3"):
+        view.merge(torch.ones(2))
+    with pytest.raises(InvalidProblem, match="the base expert has the tensors"):
+        view.merge(c, {}, 1 - c.sum())
+    with pytest.raises(InvalidProblem, match="belong together"):
+        view.merge(c, base)
+
+
 def test_transformers_experts_are_read() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.OlmoeConfig(

@@ -107,6 +107,45 @@ class ExpertView:
         """Every expert as a list of views, as `gram_of_differences` takes them."""
         return [[slot.expert(i) for slot in self.slots] for i in range(self.n)]
 
+    def merge(
+        self, coefficients: Tensor, base: Mapping[str, Tensor] | None = None, base_coefficient: Tensor | None = None
+    ) -> Expert:
+        r"""Parameters of merged experts, :math:`a_uE_m + \sum_i c_{ui}E_i`, differentiable, without a stacked copy.
+
+        SMEAR is c = s without a base expert; CAMEx with identity curvature is :math:`c = \eta s` and
+        :math:`a = 1 - \eta\sum_i s_i`. Use the result with `torch.func.functional_call`.
+
+        Parameters
+        ----------
+        coefficients : c, (N,) or (rows, N), floating
+        base : base expert, name -> tensor
+        base_coefficient : a, shaped as c without its last axis; needed with `base`
+
+        Returns
+        -------
+        name -> tensor, with a leading axis of rows where c has one, in the dtype of c (also under autocast)
+
+        Raises
+        ------
+        InvalidProblem
+        """
+        if coefficients.shape[-1] != self.n:
+            raise InvalidProblem(f"coefficients have shape {tuple(coefficients.shape)}; the last axis must be {self.n}")
+        if (base is None) != (base_coefficient is None):
+            raise InvalidProblem("base and base_coefficient belong together: give both or none")
+        if base is not None:
+            self.check_base(base)
+        found = {}
+        with torch.autocast(coefficients.device.type, enabled=False):
+            for slot in self.slots:
+                total = slot.mix(coefficients)
+                if base is not None and base_coefficient is not None:
+                    ones = (1,) * len(slot.shape)
+                    share = base_coefficient.reshape(*base_coefficient.shape, *ones)
+                    total = total + share * base[slot.name].to(total.dtype)
+                found[slot.name] = total
+        return found
+
     def only(self, names: Iterable[str]) -> ExpertView:
         """The same experts restricted to some slots."""
         wanted = set(names)

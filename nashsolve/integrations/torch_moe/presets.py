@@ -1,7 +1,8 @@
 """The systems of the published tables as settings.
 
 `eta` is never published and stays the user's choice, and so does the level of the router where parameters are merged.
-Names that end in "_published" are the public code to the letter, flaws included.
+Names that end in "_published" make the choices of the public code, flaws included; one router serves both linear layers
+of an expert, where that code has one for each.
 """
 
 from __future__ import annotations

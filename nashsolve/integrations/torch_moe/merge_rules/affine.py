@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,20 +21,8 @@ def evaluate(call: MergeCall, activation: str, a: Tensor | None, c: Tensor) -> T
     if call.level == "token":
         x = call.hidden.reshape(-1, call.hidden.shape[-1])
         return mixed_feed_forward(x, call.view, call.base, a, c, activation).reshape(call.hidden.shape)
-    return call.ungrouped(feed_forward(call.grouped(), merged(call, a, c), activation))
-
-
-def merged(call: MergeCall, a: Tensor | None, c: Tensor) -> dict[str, Tensor]:
-    """Parameters of the merged experts, name -> (rows, ...), in the precision of the coefficients."""
-    found = {}
-    with torch.autocast(c.device.type, enabled=False):
-        for slot in call.view.slots:
-            total = slot.mix(c)
-            if a is not None:
-                base = call.base[slot.name].to(c.dtype)
-                total = total + a.reshape(-1, *(1,) * base.ndim) * base
-            found[slot.name] = total
-    return found
+    expert = call.view.merge(c, None if a is None else call.base, a)
+    return call.ungrouped(feed_forward(call.grouped(), expert, activation))
 
 
 def mixed_feed_forward(

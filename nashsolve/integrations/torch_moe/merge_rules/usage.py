@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..config import MoEConfig
 from ..feed_forward import feed_forward
-from .affine import merged
 from .call import MergeCall, MergeRule
 
 
@@ -35,8 +34,7 @@ class UsageRule(MergeRule):
     def forward(self, call: MergeCall) -> Tensor:
         if self.training:
             self._count(call)
-        expert = merged(call, None, self.usage)
-        return feed_forward(call.hidden, expert, self.activation)
+        return feed_forward(call.hidden, call.view.merge(self.usage), self.activation)
 
     @torch.no_grad()
     def _count(self, call: MergeCall) -> None:
