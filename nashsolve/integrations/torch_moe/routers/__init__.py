@@ -1,7 +1,7 @@
 """Routers: which experts a token, a segment or a sequence uses, and how much."""
 
 from ..router_output import RouterOutput
-from .base import Router, SoftmaxRouter
+from .base import Router
 from .catalog import ROUTERS, follow, make_router
 from .cosine import CosineRouter
 from .linear import LinearRouter
@@ -9,6 +9,7 @@ from .noisy_topk import NoisyTopKRouter
 from .segment import SegmentRouter
 from .sequence import SequenceRouter
 from .sigmoid import SigmoidRouter
+from .softmax import SoftmaxRouter
 from .stable import StableRouter
 from .xmoe import XMoERouter
 

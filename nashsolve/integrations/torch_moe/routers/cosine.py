@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from nashsolve.core.errors import InvalidProblem
 
-from .base import SoftmaxRouter, linear, whole
+from .base import linear
+from .checks import whole
+from .softmax import SoftmaxRouter
 
 MAX_LOG_SCALE = math.log(100)
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..router_output import RouterOutput
-from .base import Rows, SoftmaxRouter, linear, not_negative
+from .base import Rows, linear
+from .checks import not_negative
+from .softmax import SoftmaxRouter
 
 
 class LinearRouter(SoftmaxRouter):

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from nashsolve.core.errors import InvalidProblem
 
-from .base import SoftmaxRouter, linear, not_negative
+from .base import linear
+from .checks import not_negative
+from .softmax import SoftmaxRouter
 
 
 class NoisyTopKRouter(SoftmaxRouter):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nashsolve.core.errors import InvalidProblem
 
 from ..router_output import RouterOutput
-from .base import Router, Rows, at_least_float32, check_call
+from .base import Router, Rows, at_least_float32
+from .checks import check_call
 
 
 class PooledRouter(Router):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nashsolve.core.errors import InvalidProblem
 
 from ..router_output import RouterOutput
-from .base import Router, Rows, choice, whole
+from .base import Router, Rows
+from .checks import choice, whole
 from .pooled import PooledRouter
 
 First = Literal["learned", "zero", "own"]

@@ -12,7 +12,9 @@ from nashsolve.core.errors import InvalidProblem
 from ..balance.loss_free import bias_update
 from ..balance.losses import expert_counts
 from ..router_output import RouterOutput
-from .base import Router, Rows, check_capacity, drop, linear, not_negative, whole
+from .base import Router, Rows, linear
+from .checks import not_negative, whole
+from .dropping import check_capacity, drop
 
 _FORGOTTEN = 1000
 

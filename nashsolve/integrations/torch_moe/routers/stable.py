@@ -11,7 +11,9 @@ from nashsolve.core.errors import InvalidProblem
 
 from ..balance.losses import expert_counts
 from ..router_output import RouterOutput
-from .base import Router, Rows, check_capacity, drop, linear, not_negative, whole
+from .base import Router, Rows, linear
+from .checks import not_negative, whole
+from .dropping import check_capacity, drop
 
 
 class StableRouter(Router):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..router_output import RouterOutput
-from .base import Rows, SoftmaxRouter, linear, whole
+from .base import Rows, linear
+from .checks import whole
+from .softmax import SoftmaxRouter
 
 CENTROID_NORM = 1.5
 BALANCE_TEMPERATURE = 0.3
