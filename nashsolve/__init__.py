@@ -94,6 +94,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plotting":
+        return import_module(".plotting", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_LAZY[name]}", __name__), name)

@@ -60,9 +60,9 @@ class SmoothOracle:
         """See Oracle."""
         self._check()
         if aversion == 1 and self._only_ball_and_rows():
-            found = self._in_gram(weights, disagreement)
-            if found is not None:
-                return found
+            quick = self._in_gram(weights, disagreement)
+            if quick is not None:
+                return quick
         every = np.arange(self.n)
         rows = [Rows(every, disagreement, np.zeros(self.n), "fair", weights, aversion)]
         found = self._interior(rows).run(self._centre())
