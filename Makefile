@@ -17,11 +17,11 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check-all lint format types floors wheel lower-bounds docs bench clean
+.PHONY: help demo test check-all lint format types floors wheel lower-bounds docs triton bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
-	@echo "also: lint format types floors wheel lower-bounds docs bench clean"
+	@echo "also: lint format types floors wheel lower-bounds docs triton bench clean"
 
 # ---- environments: a stamp file for each set of packages, renewed when the metadata change ----
 
@@ -83,6 +83,11 @@ docs: $(VENV)/.stamp-docs
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -E -b html docs build/docs/html
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -b doctest docs build/docs/doctest
 	@echo "docs: open build/docs/html/index.html"
+
+# The Triton kernels in Triton's interpreter and compiled for Hopper, without a GPU. A download of some 300 MB.
+triton: $(VENV)/.stamp-dev
+	$(PIP) --no-deps "triton>=3.6"
+	$(ONE_THREAD) $(PY) -m pytest -q tests/tall
 
 bench: $(VENV)/.stamp-dev
 	$(if $(wildcard benchmarks/requirements.txt),$(PIP) -r benchmarks/requirements.txt)

@@ -14,6 +14,7 @@ for _module in ("torch", "torchjd", "sklearn", "matplotlib"):
 FILE = Path(__file__).resolve().parents[2] / "examples" / "multitask_digits.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FILE.exists(), reason="the examples are in the checkout only")
 def test_a_short_run(tmp_path):
     picture, figures = tmp_path / "curves.png", tmp_path / "figures.json"

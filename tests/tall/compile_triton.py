@@ -21,6 +21,19 @@ from nashsolve.tall.triton_kernels import combine_columns, gram_partials, sum_pa
 POINTER = {tl.bfloat16: "*bf16", tl.float32: "*fp32"}
 
 
+def assembled(ptx):
+    """What the assembler says about registers. Triton may bring several, of which one knows the version of its PTX."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(ptx)
+        for tool in sorted((Path(nvidia.__file__).parent / "bin").glob("ptxas*")):
+            command = [str(tool), "-v", "-arch=sm_90a", str(file), "-o", str(file.with_suffix(".cubin"))]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode == 0:
+                return run.stderr
+    raise RuntimeError(f"no assembler took the kernel: {run.stderr}")
+
+
 def compiled(kernel, types, constants, warps=4, stages=3):
     """Figures of one kernel whose pointers and lengths are multiples of 16."""
     names = kernel.arg_names
@@ -29,12 +42,7 @@ def compiled(kernel, types, constants, warps=4, stages=3):
     source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()}, hints)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages})
     ptx = built.asm["ptx"]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.ptx"
-        file.write_text(ptx)
-        tool = Path(nvidia.__file__).parent / "bin" / "ptxas"
-        command = [str(tool), "-v", "-arch=sm_90a", str(file), "-o", str(file.with_suffix(".cubin"))]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    said = assembled(ptx)
     return {
         "spilled": sum(int(x) for x in re.findall(r"(\d+) bytes spill", said)),
         "registers": max(int(x) for x in re.findall(r"Used (\d+) registers", said)),
