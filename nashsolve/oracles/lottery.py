@@ -14,9 +14,8 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
 _LIMIT = 80
-_DIRECT = 150
-_ENTRIES = 100_000
-"""Outcomes per player, and entries of a table, up to which it is solved as it is."""
+_DIRECT = 15
+"""Outcomes per player up to which a table is solved as it is."""
 _ROUNDS = 40
 _CLOSE = 1e-3
 """Excess below which the outcomes that are played are guessed and solved for directly."""
@@ -36,31 +35,26 @@ def solve_lottery(
     to be worth more than all weights together come in, until there are none.
     """
     many, n = v.shape
-    if many <= min(_DIRECT * n, max(20 * n, _ENTRIES // n)):
-        return _interior(v, w, max_iter, time_limit, rtol)
+    if many <= _DIRECT * n:
+        return _interior(np.asfortranarray(v), w, max_iter, time_limit, rtol)
     begin = time.perf_counter()
     total = w.sum()
     chosen = _promising(v, w)
-    used, rough = 0, 1e-2
+    used = 0
     for _ in range(_ROUNDS):
         left = None if time_limit is None else time_limit - (time.perf_counter() - begin)
-        part, gains, steps, stopped = _interior(v[chosen], w, max_iter - used, left, max(rough, rtol))
+        part, gains, steps, stopped = _interior(np.asfortranarray(v[chosen]), w, max_iter - used, left, rtol)
         used += steps
         if stopped in ("max_iter", "time"):
             break
         with np.errstate(all="ignore"):
             # a subset that nobody can agree on shows by the weights that block it which outcomes are missing
-            alpha = gains if stopped == "blocked" else w / gains
-        worth = v @ alpha
-        limit = 0.0 if stopped == "blocked" else total * (1 + 1e-14)
-        missing = worth > limit
+            worth = v @ (gains if stopped == "blocked" else w / gains)
+        missing = worth > (0.0 if stopped == "blocked" else total * (1 + 1e-14))
         missing[chosen] = False
-        if not missing.any():
-            if rough == 0.0 or stopped == "blocked":
-                break
-            rough = 0.0
-            continue
         new = np.flatnonzero(missing)
+        if not len(new):
+            break
         if len(new) > 10 * n:
             new = new[np.argpartition(-worth[new], 10 * n)[: 10 * n]]
         chosen = np.concatenate([chosen, new])
@@ -68,7 +62,7 @@ def solve_lottery(
         return _interior(v, w, max_iter - used, time_limit, rtol)
     pi = np.zeros(many)
     pi[chosen] = part
-    return pi, (v.T @ pi if stopped == "blocked" else gains), used, stopped
+    return pi, gains, used, stopped
 
 
 def _promising(v: Any, w: Any) -> Any:
@@ -205,7 +199,7 @@ def _step(v: Any, target: Any, x: Any, y: Any, product: Any, rest: float, total:
     aim[:many] += mu * max(min(max(after, 0.0), 1.0) ** 3, 0.1 * (1 - t) ** 2)
     dx, dy = direction(aim)
     longest = _longest(x, y, dx, dy)
-    if longest < 0.5:  # jammed: aim at the centre, without a correction that rests on a full step
+    if longest < 0.2:  # jammed: aim at the centre, without a correction that rests on a full step
         for share in (0.5, 1.0):
             aim = short.copy()
             aim[:many] += share * mu
