@@ -8,7 +8,7 @@ from typing import Any
 
 from array_api_compat import is_numpy_namespace
 
-from . import direct
+from . import direct, on_device
 from .backends import catalog
 from .core import arrays
 from .core.arrays import Array
@@ -44,8 +44,8 @@ def solve(
     concept : "nash", or another solution concept: kalai_smorodinsky, egalitarian, utilitarian, alpha_fairness,
         min_norm, equal_area, raiffa_discrete, raiffa_continuous. Their options go beside it.
     solver : name from the catalog, "auto", or an object that follows the Solver protocol. "auto" picks the
-        compiled kernel where it can take the problem, else the closed form for a Gram of one or two players, else
-        Newton's method; `solution.solver` says which.
+        compiled kernel where it can take the problem (on a CUDA device, `cupy`), else the closed form for a Gram of
+        one or two players, else Newton's method; `solution.solver` says which.
     start : (..., n) positive, or a Solution, optional
         Warm start for alpha, such as the solution of a problem nearby; one that is merely bad (not positive, not
         finite, or no better than none) is ignored, a wrong shape raises. Used by newton and ccp.
@@ -71,6 +71,9 @@ def solve(
     if isinstance(solver, str) and solver in ("auto", "compiled") and options.keys() <= direct.OPTIONS:
         _check_options(options)
         solution = direct.solve(problem, start, lambda part: _by_engine(part, "compiled", None, options), **options)
+    if isinstance(solver, str) and solver in ("auto", "cupy") and options.keys() <= on_device.OPTIONS:
+        _check_options(options)
+        solution = solution or on_device.solve(problem, start, solver, **options)
     if solution is None:
         if not isinstance(problem, BargainingProblem):
             problem = BargainingProblem(gram=problem)
@@ -198,6 +201,9 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
     fits = options.keys() <= direct.OPTIONS and not catalog.missing("compiled")
     if fits and catalog.make("compiled").why_not(problem) is None:
         picked = "compiled"
+    data = problem.gram if problem.vectors is None else problem.vectors
+    if arrays.on_device(data) and arrays.has_cupy() and options.keys() <= on_device.OPTIONS:
+        picked = "cupy" if catalog.make("cupy").why_not(problem) is None else picked
     return catalog.make(picked, **options), picked
 
 

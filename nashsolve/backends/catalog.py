@@ -59,6 +59,16 @@ CATALOG = (
         "the same steps in C++, in vector registers and on all cores",
     ),
     Row(
+        "cupy",
+        "nashsolve.backends.cupy_batched:CupyBatched",
+        None,
+        "cupy",
+        False,
+        True,
+        ("cupy",),
+        "the same source on a CUDA device, for CuPy arrays and torch tensors",
+    ),
+    Row(
         "cvxpy",
         "nashsolve.backends.cvxpy_exact:CvxpyExact",
         "cvxpy",
@@ -115,6 +125,10 @@ def make(name: str, **options: Any) -> Any:
         raise MissingExtra("the compiled kernel", "compiled", f"{kernels.reason()}; reinstall with a C++ compiler")
     if found.extra is not None and missing(name):
         raise MissingExtra(str(found.requires), found.extra, f"solver={name!r}")
+    if found.extra is None and missing(name):
+        raise MissingExtra(
+            str(found.requires), "", f"solver={name!r}", "pip install cupy-cuda13x, or cupy-cuda12x for CUDA 12"
+        )
     factory, allowed = _factory(found.target)
     for option in options:
         if option not in allowed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +68,22 @@ def as_float64(value: Any, name: str, xp: Any, like: Array | None = None) -> tup
     if is_torch_namespace(xp):
         value = value.detach().resolve_neg() if value.requires_grad or value.is_neg() else value
     return value, kind if kind in _ROUNDOFF else "float64"
+
+
+def on_device(value: Any) -> bool:
+    """Whether `value` is a CuPy array or a torch tensor on a CUDA device."""
+    kind = type(value).__module__.partition(".")[0]
+    return kind == "cupy" or (kind == "torch" and getattr(value, "is_cuda", False))
+
+
+@lru_cache(maxsize=1)
+def has_cupy() -> bool:
+    """Whether CuPy can be imported; asked once."""
+    try:
+        importlib.import_module("cupy")
+    except ImportError:
+        return False
+    return True
 
 
 def requiring_grad(named: dict[str, Any]) -> dict[str, Any]:

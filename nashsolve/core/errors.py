@@ -39,12 +39,14 @@ class SolverFailed(SolveError):
 class MissingExtra(NashSolveError, ImportError):
     """An optional package is not installed; the message holds the pip line."""
 
-    def __init__(self, package: str, extra: str, reason: str = "") -> None:
+    def __init__(self, package: str, extra: str, reason: str = "", line: str = "") -> None:
         detail = f" ({reason})" if reason else ""
-        super().__init__(f"{package} is needed for this{detail}: run  pip install 'nashsolve[{extra}]'")
+        line = line or f"pip install 'nashsolve[{extra}]'"
+        super().__init__(f"{package} is needed for this{detail}: run  {line}")
         self.package = package
         self.extra = extra
         self.reason = reason
+        self.line = line
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.package, self.extra, self.reason)
+        return type(self), (self.package, self.extra, self.reason, self.line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import kernels
 from . import arrays
@@ -63,7 +63,9 @@ class BargainingProblem:
 
     Notes
     -----
-    Inputs are never written to. Leading axes are a batch. [nash1950]_, [harsanyi_selten1972]_
+    Inputs are never written to. Leading axes are a batch. A Gram on a CUDA device, where CuPy is installed, is checked
+    when the checks are first needed, since each waits for the device; the engine `cupy` checks there and never waits.
+    [nash1950]_, [harsanyi_selten1972]_
     """
 
     vectors: Any = None
@@ -79,8 +81,8 @@ class BargainingProblem:
     sources: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
     xp: Any = field(init=False, repr=False)
     kind: str = field(init=False, repr=False)
-    invalid: Array | None = field(init=False, repr=False, default=None)
-    invalid_reason: str = field(init=False, repr=False, default="")
+    invalid: Array | None = field(init=False, repr=False)
+    invalid_reason: str = field(init=False, repr=False)
     white: Array | None = field(init=False, repr=False, default=None)
     scale: Array = field(init=False, repr=False)
     unit_gram: Array = field(init=False, repr=False)
@@ -101,6 +103,32 @@ class BargainingProblem:
     def _read(self, xp: Any) -> None:
         if self._read_at_once():
             return
+        self._read_shapes(xp)
+        if not self._can_wait():
+            self._read_values(xp)
+
+    def _can_wait(self) -> bool:
+        """Whether only the device itself need look at the values."""
+        extras = (self.disagreement, self.metric, self.mask)
+        plain = self.gram is not None and all(v is None for v in extras) and not self.symmetrize and not self.sources
+        return plain and arrays.on_device(self.gram) and arrays.has_cupy()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What was left unread, when it is first asked for."""
+            if name not in _READ_LATE or "kind" not in self.__dict__ or "scale" in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            try:
+                with arrays.quiet(self.xp):
+                    self._read_values(self.xp)
+            except InvalidProblem:
+                self.__dict__.pop("invalid", None)  # to be found again by whoever asks next
+                raise
+            return self.__dict__[name]
+
+    def _read_shapes(self, xp: Any) -> None:
+        """Library, dtype and shape of everything; no value is looked at, so nothing waits for a device."""
         main = "gram" if self.gram is not None else "vectors"
         data, kind = arrays.as_float64(getattr(self, main), main, xp)
         if data.ndim < 2:
@@ -115,7 +143,13 @@ class BargainingProblem:
         self._set(kind=kind, **{main: data})
         self._set(gram_error=self._read_gram_error(main, kind), names=read_names(self.names, n))
         self._set(mask=read_mask(self.mask, n, xp, data))
-        self._read_small(n, xp, data)
+        self._shape_small(n, xp, data)
+
+    def _read_values(self, xp: Any) -> None:
+        """Check every value, and equilibrate."""
+        main, data, n = ("gram", self.gram, self.n) if self.gram is not None else ("vectors", self.vectors, self.n)
+        self._set(invalid=None, invalid_reason="")
+        self._check_small(xp)
         if self.mask is not None:
             weights = xp.ones(n, dtype=xp.float64, device=arrays.device(data)) if self.weights is None else self.weights
             self._set(weights=xp.where(self.mask, weights, xp.ones_like(weights)))
@@ -139,11 +173,12 @@ class BargainingProblem:
         scale, unit = np.empty(gram.shape[0]), np.empty(gram.shape)
         if native.examine(gram, 0.0, scale, unit) != 0:
             return False
-        self._set(kind="float64", gram_error=0.0, scale=scale, unit_gram=unit)
+        self._set(kind="float64", gram_error=0.0, scale=scale, unit_gram=unit, invalid=None, invalid_reason="")
         if self.weights is None and self.radius is None:
             self._set(batch_shape=(), power=np.ones(gram.shape[0]))
         else:
-            self._read_small(gram.shape[0], self.xp, gram)
+            self._shape_small(gram.shape[0], self.xp, gram)
+            self._check_small(self.xp)
         return True
 
     @classmethod
@@ -161,8 +196,8 @@ class BargainingProblem:
 
     @property
     def plain_gram(self) -> bool:
-        """Whether there is nothing beside a float64 Gram, weights, radius and gram_error."""
-        extras = (self.vectors, self.disagreement, self.mask)
+        """Whether there is nothing beside a float64 Gram, weights, radius, disagreement and gram_error."""
+        extras = (self.vectors, self.mask)
         return self.kind == "float64" and all(v is None for v in extras) and not self.sources
 
     def _read_gram_error(self, main: str, kind: str) -> float:
@@ -176,8 +211,8 @@ class BargainingProblem:
             error = max(error, arrays.roundoff(kind))
         return error
 
-    def _read_small(self, n: int, xp: Any, like: Array) -> None:
-        """Weights, disagreement and radius: shapes raise, values raise or flag."""
+    def _shape_small(self, n: int, xp: Any, like: Array) -> None:
+        """Weights, disagreement and radius as float64 arrays; wrong shapes raise."""
         for name in ("weights", "disagreement"):
             value = getattr(self, name)
             if value is None:
@@ -186,9 +221,14 @@ class BargainingProblem:
             if value.ndim < 1 or value.shape[-1] != n:
                 raise InvalidProblem(f"{name} has shape {tuple(value.shape)}; the last axis must be {n} players")
             self._set(**{name: value})
-        if self.radius is not None:
+        if isinstance(self.radius, int | float) and arrays.on_device(like):  # a fill; a copy would wait for the device
+            self._set(radius=xp.full((), float(self.radius), dtype=xp.float64, device=arrays.device(like)))
+        elif self.radius is not None:
             value, _ = arrays.as_float64(self.radius, "radius", xp, like)
             self._set(radius=value)
+
+    def _check_small(self, xp: Any) -> None:
+        """Values of weights, disagreement and radius: they raise or flag."""
         batch = self.batch_shape
         if self.weights is not None:
             flag(self, check_positive(self.weights, "weights", xp, 1), batch)
@@ -327,6 +367,7 @@ class BargainingProblem:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the module and the autograd graph, which pickle cannot hold."""
+        _ = self.unit_gram  # read, where it was left for later
         return {name: value for name, value in self.__dict__.items() if name not in ("xp", "sources")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -337,7 +378,9 @@ class BargainingProblem:
         return describe(self)
 
 
-_BARE = {f.name: None if f.default is MISSING else f.default for f in fields(BargainingProblem)} | {"kind": "float64"}
+_BARE = {f.name: None if f.default is MISSING else f.default for f in fields(BargainingProblem)}
+_BARE |= {"kind": "float64", "invalid_reason": ""}
+_READ_LATE = frozenset({"scale", "unit_gram", "invalid", "invalid_reason"})
 
 
 def broadcast_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -216,19 +216,21 @@ def from_planes(
     begin: float,
     wrap: Any = None,
     details: dict[str, Any] | None = None,
+    message: str = "",
 ) -> Solution:
     """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
 
     lines : (7, ..., n) and numbers : (11, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
     wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
+    message : for a batch whose statuses the host does not read; what limits its accuracy then stays unsaid
     """
     gap, floor = numbers[2], numbers[9]
     single = codes.ndim == 0
     status: Any = Status(int(codes)) if single else codes
     limited = ""
-    if (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
+    if not message and (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
         limited = "gram_error" if problem.gram_error else "precision"
-    message = status.advice if single else _batch_message(codes, problem)
+    message = message or (status.advice if single else _batch_message(codes, problem))
     if wrap is not None:
         lines, numbers = wrap(lines), wrap(numbers)
         status = status if single else wrap(codes)
@@ -283,6 +285,7 @@ def replace_items(solution: Solution, items: Any, general: Any, begin: float) ->
         gram=problem.gram[rows],
         weights=pick(problem.weights, 1),
         radius=pick(problem.radius, 0),
+        disagreement=pick(problem.disagreement, 1),
         gram_error=problem.gram_error,
     )
     part.also_invalid(pick(problem.invalid, 0))

@@ -5,8 +5,10 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define NASH_FN __host__ __device__ __forceinline__
+#define NASH_RARE __host__ __device__ __noinline__  // what few items need, kept out of the registers of all others
 #else
 #define NASH_FN inline __attribute__((always_inline))
+#define NASH_RARE inline
 #endif
 
 namespace NASH_NAMESPACE {
