@@ -87,7 +87,7 @@ class Blocks:
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
 
-    def read(self, part: str, start: int, count: int) -> np.ndarray:
+    def read(self, part: str, start: int, count: int, check: bool = True) -> np.ndarray:
         return self.values[start : start + count]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,22 +37,33 @@ class OnProcessor:
 
     name = "cpu"
 
+    def __init__(self) -> None:
+        self._room = threading.local()
+
     def zero(self, rows: int) -> Array:
         """An empty sum."""
         return np.zeros((rows + 1, rows + 1))
 
     def add(self, total: Array, block: Array, centre: int) -> Array:
         """Differences and products in float64: those of bfloat16, float16 and float32 numbers are exact or nearly."""
-        rows = np.empty((len(block) + 1, block.shape[1]))
+        rows = self._rows(len(block) + 1, block.shape[1])
         rows[:-1] = block
-        np.mean(rows[:centre], axis=0, out=rows[-1])
-        rows[:-1] -= rows[-1]
-        total += rows @ rows.T
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.mean(rows[:centre], axis=0, out=rows[-1])
+            rows[:-1] -= rows[-1]
+            total += rows @ rows.T
         return total
 
     def fetch(self, total: Array) -> Array:
         """Itself."""
         return total
+
+    def _rows(self, height: int, width: int) -> Array:
+        """Room of this thread, for allocating a megabyte anew costs as much as filling it."""
+        found: Array | None = getattr(self._room, "rows", None)
+        if found is None or found.shape != (height, width):
+            found = self._room.rows = np.empty((height, width))
+        return found
 
 
 class OnTorch:

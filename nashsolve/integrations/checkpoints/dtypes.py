@@ -35,14 +35,16 @@ def decode(raw: bytes | bytearray | memoryview | Array, dtype: str) -> Array:
     raw : bytes of whole elements
     dtype : one of FLOATS
     """
-    bits = np.frombuffer(raw, dtype=FLOATS[dtype])
+    return widened(np.frombuffer(raw, dtype=FLOATS[dtype]), dtype)
+
+
+def widened(bits: Array, dtype: str) -> Array:
+    """What FLOATS holds in memory, as float32 or float64."""
     if dtype == "BF16":
-        wide = np.zeros(len(bits), dtype="<f4")
-        wide.view("<u2")[1::2] = bits
-        return wide
-    if dtype == "F16":
-        return bits.astype(np.float32)
-    return bits
+        wide = bits.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    return bits.astype(np.float32) if dtype == "F16" else bits
 
 
 def encode(values: Array, dtype: str) -> Array:

@@ -13,10 +13,14 @@ import numpy as np
 
 from . import memory
 from .arithmetic import Arithmetic
+from .dtypes import STORAGE, widened
 from .ranks import Alone
-from .vectors import Parts, Vector
+from .vectors import Parts, Stored, Vector, chunks
 
 Array = np.ndarray[Any, Any]
+
+Block = Callable[[int, int], Array]
+"""Columns from a to b of what was read, one row a vector."""
 
 LANES = 16
 """Partial sums of a Gram; each adds up its own stretch of the vectors, and lanes are then added as a fixed tree."""
@@ -79,16 +83,16 @@ def centred_gram(
     sums = np.zeros((LANES, rows + 1, rows + 1))
     lock = threading.Lock()
 
+    span = width * memory.read_blocks(rows, itemsize)
+    fetch = _fetcher(vectors, itemsize)
+
     def add_up(lane: int) -> None:
         total = arithmetic.zero(rows)
-        for part, start, count in _reads(lanes[lane], width * memory.read_blocks(rows, itemsize)):
-            block = [vector.read(part, start, count) for vector in vectors]
-            kind = np.result_type(*block)
+        room = np.empty(0, dtype=np.uint8)
+        for part, start, count in _reads(lanes[lane], span):
+            block, room = fetch(part, start, count, room)
             for a in range(0, count, width):
-                piece = np.empty((rows, min(width, count - a)), dtype=kind)
-                for row, values in zip(piece, block, strict=True):
-                    row[:] = values[a : a + width]
-                total = arithmetic.add(total, piece, centre)
+                total = arithmetic.add(total, block(a, min(a + width, count)), centre)
             with lock:
                 tick(rows * count * itemsize)
         sums[lane] = arithmetic.fetch(total)
@@ -100,10 +104,52 @@ def centred_gram(
     while len(sums) > 1:
         sums = sums[0::2] + sums[1::2]
     whole = sums[0]
+    if not np.isfinite(whole).all():
+        _find_bad(vectors, parts)
     mean = whole[-1, -1]
     norms = np.sqrt(np.maximum(np.diagonal(whole)[:-1] + 2 * whole[-1, :-1] + mean, 0.0))
     terms = width + max(map(len, lanes)) + LANES + 4
     return CentredGram(whole, centre, norms, terms * 2.0**-53)
+
+
+def _fetcher(vectors: Sequence[Vector], itemsize: int) -> Callable[[str, int, int, Array], tuple[Block, Array]]:
+    """How blocks of all vectors are read: raw bytes into one buffer where all are stored alike, else one by one."""
+    stored = [v for v in vectors if isinstance(v, Stored) and v.order is None]
+    kinds = {s.tensor.dtype for v in stored for s in v.segments.values()}
+    if len(stored) < len(vectors) or len(kinds) != 1:
+        return lambda part, start, count, room: (_separately(vectors, part, start, count), room)
+    dtype = kinds.pop()
+
+    def together(part: str, start: int, count: int, room: Array) -> tuple[Block, Array]:
+        if room.size < len(stored) * count * itemsize:
+            room = np.empty(len(stored) * count * itemsize, dtype=np.uint8)
+        raw = room[: len(stored) * count * itemsize].reshape(len(stored), -1)
+        for row, vector in zip(raw, stored, strict=True):
+            vector.fill(part, start, row.data)
+        numbers = raw.view(STORAGE[dtype])
+        return (lambda a, b: widened(numbers[:, a:b], dtype)), room
+
+    return together
+
+
+def _separately(vectors: Sequence[Vector], part: str, start: int, count: int) -> Block:
+    read = [vector.read(part, start, count, check=False) for vector in vectors]
+    kind = np.result_type(*read)
+
+    def block(a: int, b: int) -> Array:
+        found = np.empty((len(read), b - a), dtype=kind)
+        for row, values in zip(found, read, strict=True):
+            row[:] = values[a:b]
+        return found
+
+    return block
+
+
+def _find_bad(vectors: Sequence[Vector], parts: Parts) -> None:
+    """Read again with checks: a number that is not finite shows in the sums, but not where it is."""
+    for vector in vectors:
+        for piece in chunks(parts):
+            vector.read(*piece)
 
 
 def _lanes(parts: Parts, width: int) -> list[list[tuple[str, int, int]]]:

@@ -14,7 +14,7 @@ CHUNK = 2**18
 """Elements of an output tensor computed at once."""
 
 _BLOCK_NUMBERS = 2**17
-_READ_BYTES = 32 * 2**20
+_READ_BYTES = 8 * 2**20
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _MARGIN = 96 * 2**20
 """Python objects, writer's queue and allocator beyond the blocks below."""

@@ -25,8 +25,8 @@ Parts = tuple[tuple[str, int], ...]
 class Vector(Protocol):
     """A vector in named parts that is read by the block."""
 
-    def read(self, part: str, start: int, count: int) -> Array:
-        """float32 or float64 values of `count` entries."""
+    def read(self, part: str, start: int, count: int, check: bool = True) -> Array:
+        """float32 or float64 values of `count` entries; `check` refuses those that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,36 @@ class Stored:
     segments: Mapping[str, Segment]
     order: Array | None = None
 
-    def read(self, part: str, start: int, count: int) -> Array:
+    def read(self, part: str, start: int, count: int, check: bool = True) -> Array:
         """Decoded values, refused where one is not finite."""
         segment = self.segments[part]
         if self.order is None:
-            return self._decoded(segment, start, count)
+            return self._decoded(segment, start, count, check)
         width = len(self.order) if part == "down" else segment.columns
         first, last = start // width, -(-(start + count) // width)
         if part == "down":
-            block = self._decoded(segment, first * segment.columns, (last - first) * segment.columns)
+            block = self._decoded(segment, first * segment.columns, (last - first) * segment.columns, check)
             block = block.reshape(-1, segment.columns)[:, self.order]
         else:
-            rows = [self._decoded(segment, int(r) * width, width) for r in self.order[first:last]]
+            rows = [self._decoded(segment, int(r) * width, width, check) for r in self.order[first:last]]
             block = np.stack(rows)
         inside = start - first * width
         return block.reshape(-1)[inside : inside + count]
+
+    def fill(self, part: str, start: int, target: memoryview) -> None:
+        """Raw bytes from entry `start` on, without a look at them; not for permuted neurons."""
+        segment = self.segments[part]
+        self.reader.read_into(segment.tensor, segment.start + start, target, segment.source)
 
     def whole(self, part: str) -> Array:
         """The matrix (rows, columns) of a part."""
         segment = self.segments[part]
         return self.read(part, 0, segment.size).reshape(segment.rows, segment.columns)
 
-    def _decoded(self, segment: Segment, start: int, count: int) -> Array:
+    def _decoded(self, segment: Segment, start: int, count: int, check: bool) -> Array:
         raw = self.reader.read(segment.tensor, segment.start + start, count, segment.source)
-        check_finite(raw, segment, start)
+        if check:
+            check_finite(raw, segment, start)
         return decode(raw, segment.tensor.dtype)
 
 
@@ -86,7 +92,7 @@ class Scratch:
     path: Path
     parts: Parts
 
-    def read(self, part: str, start: int, count: int) -> Array:
+    def read(self, part: str, start: int, count: int, check: bool = True) -> Array:
         """Values from the file."""
         place = 4 * (self._start(part) + start)
         with disk.told("read", self.path, 4 * count):
@@ -130,7 +136,7 @@ class ScratchWriter:
 class Zero:
     """The zero vector."""
 
-    def read(self, part: str, start: int, count: int) -> Array:
+    def read(self, part: str, start: int, count: int, check: bool = True) -> Array:
         """Zeros."""
         return np.zeros(count, dtype=np.float32)
 
