@@ -89,6 +89,9 @@ triton: $(VENV)/.stamp-dev
 	$(PIP) --no-deps "triton>=3.6"
 	$(ONE_THREAD) $(PY) -m pytest -q tests/tall
 
+fuzz: $(VENV)/.stamp-dev
+	$(PY) tools/fuzz_checkpoints.py --seconds 60
+
 bench: $(VENV)/.stamp-dev
 	$(if $(wildcard benchmarks/requirements.txt),$(PIP) -r benchmarks/requirements.txt)
 	$(ONE_THREAD) $(PY) -m benchmarks.solve_speed $(BENCH_ARGS)

@@ -19,7 +19,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     source = found["experts"]["source"]["8"]
     for method, colour in COLOURS.items():
         row = found["experts"][method]
-        left.plot([8, 4, 1], [source, row["4"], row["1"]], "o-", color=colour, label=method)
+        style = {"linestyle": "--", "marker": "s", "markersize": 9, "fillstyle": "none", "zorder": 3}
+        shown = style if method == "nash" else {"marker": "o"}
+        left.plot([8, 4, 1], [source, row["4"], row["1"]], color=colour, label=method, **shown)
     left.set_xticks([8, 4, 1])
     left.invert_xaxis()
     left.set_xlabel("experts left in each layer")
