@@ -37,17 +37,18 @@ def attach(solution: Solution) -> Solution:
     Raises
     ------
     InvalidProblem
-        Where the ball is inactive (multiplier zero): there the agreed point is no smooth function of the Gram.
+        In the backward pass, where the ball is inactive (multiplier zero): the agreed point of such an item is no
+        smooth function of the Gram.
     """
     problem = solution.problem
     if not problem.sources or not torch.is_grad_enabled() or problem.n == 0:
         return solution
     good = torch.as_tensor(solution.status, device=problem.unit_gram.device) <= int(Status.SOLVED_INACCURATE)
-    _refuse_inactive(solution, good)
-    data = _safe(_read(problem), good)
+    active = good if problem.disagreement is None else good & (solution.ball_multiplier > 0)
+    data = _safe(_read(problem), active)
     scale = problem.scale
-    here = good[..., None] if problem.mask is None else good[..., None] & problem.mask
-    given = torch.where(here, solution.coefficients.detach().double() / scale, (~good[..., None]).double())
+    here = active[..., None] if problem.mask is None else active[..., None] & problem.mask
+    given = torch.where(here, solution.coefficients.detach().double() / scale, (~active[..., None]).double())
     c = Implicit.apply(given, *data[:4])
     lam = multiplier(c, data.w, data.d, data.r)
     utilities = (data.gram @ c[..., None])[..., 0] / scale
@@ -57,7 +58,7 @@ def attach(solution: Solution) -> Solution:
         x = (c[..., None, :] @ data.rows)[..., 0, :]
         stored = (solution.coefficients.double()[..., None, :] @ problem.white)[..., 0, :]
         point = _on(stored if solution._point is None else solution._point, x)
-    return replace(
+    found = replace(
         solution,
         alpha=_on(solution.alpha, lam[..., None] * c * scale),
         ball_multiplier=_on(solution.ball_multiplier, lam),
@@ -67,6 +68,9 @@ def attach(solution: Solution) -> Solution:
         log_nash_product=_on(solution.log_nash_product, (data.w * torch.where(here, gains, 1.0).log()).sum(-1)),
         _point=point,
     )
+    if problem.disagreement is not None:
+        _refuse_inactive(found, good & ~active)
+    return found
 
 
 def _on(value: Tensor, derivative: Tensor) -> Tensor:
@@ -74,15 +78,23 @@ def _on(value: Tensor, derivative: Tensor) -> Tensor:
     return value + (derivative - derivative.detach()).to(value.dtype)
 
 
-def _refuse_inactive(solution: Solution, good: Tensor) -> None:
-    if solution.problem.disagreement is None:
+def _refuse_inactive(found: Solution, lost: Tensor) -> None:
+    """Let a gradient raise that asks for the derivative of one of the items `lost`, whose ball is inactive."""
+    if not bool(lost.any()):
         return
-    lost = good & ~(solution.ball_multiplier > 0)
-    if bool(lost.any()):
-        raise InvalidProblem(
-            "the ball is inactive (its multiplier is zero): the agreed point has no derivative by the Gram there. "
-            "Detach the inputs, or choose a smaller radius"
-        )
+
+    def check(bar: Tensor) -> None:
+        if bool((bar[lost] != 0).any()):
+            raise InvalidProblem(
+                "the ball is inactive (its multiplier is zero): the agreed point has no derivative by the Gram there. "
+                "Choose a smaller radius, or leave these items out of what is differentiated"
+            )
+
+    names = ("alpha", "ball_multiplier", "coefficients", "utilities", "gains", "log_nash_product", "_point")
+    for name in names:
+        value = getattr(found, name)
+        if value is not None and value.requires_grad:
+            value.register_hook(check)
 
 
 def _read(problem: BargainingProblem) -> Data:

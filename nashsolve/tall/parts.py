@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nashsolve.core.errors import InvalidProblem, InvalidType, MissingExtra
+import torch
 
-try:
-    import torch
-except ImportError as error:
-    raise MissingExtra("torch", "torch", "Grams and combinations of parameter tensors") from error
+from nashsolve.core.errors import InvalidProblem, InvalidType
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

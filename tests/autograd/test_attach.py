@@ -131,9 +131,16 @@ def test_widely_scaled_players():
 
 
 def test_an_inactive_ball_is_refused_with_the_reason():
-    v = torch.tensor([[1.0], [-1.0]], dtype=torch.float64, requires_grad=True)
-    with pytest.raises(InvalidProblem, match="the ball is inactive"):
-        ns.solve(ns.BargainingProblem(vectors=v, disagreement=[-1.0, -2.0], radius=1.0))
+    """Its solution is there; only its derivative is not, and in a batch the other items have theirs."""
+    both = torch.tensor([[[1.0], [-1.0]], [[1.0], [0.5]]], dtype=torch.float64, requires_grad=True)
+    solution = ns.solve(ns.BargainingProblem(vectors=both, disagreement=[-1.0, -2.0], radius=1.0))
+    assert solution.success and solution.ball_multiplier[0].item() == 0 < solution.ball_multiplier[1].item()
+    assert abs(solution.point[0, 0].item() - 0.5) < 1e-12
+    (gradient,) = torch.autograd.grad(solution.utilities[1].sum(), both, retain_graph=True)
+    assert torch.equal(gradient[0], torch.zeros(2, 1).double()) and bool((gradient[1] != 0).all())
+    for outcome in (solution.utilities, solution.point, solution.alpha, solution.log_nash_product):
+        with pytest.raises(InvalidProblem, match="the ball is inactive"):
+            torch.autograd.grad(outcome[0].sum(), both, retain_graph=True)
 
 
 def test_problem_with_a_graph_pickles():
