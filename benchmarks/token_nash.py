@@ -2,14 +2,17 @@
 
     python -m benchmarks.token_nash [--quick] [--k 2,4] [--json FILE]
 
-All systems share widths, router and tokens and are timed in turns within one run. "bargain" is what the shares alone
-take: inner products, the bargains of all tokens and their derivative.
+All systems share widths, router and tokens and are timed in turns within one run, in CPU seconds of one thread, which
+other programs on the machine lengthen less than those of the clock. "bargain" is what the shares alone take: inner
+products, the bargains of all tokens and their derivative.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,7 @@ def bargain(outputs: torch.Tensor, weights: torch.Tensor) -> None:
 
 
 def run(sizes: dict[str, int], tokens: int, k: int, rounds: int) -> dict[str, float]:
-    """Median seconds of every variant."""
+    """Median CPU seconds of every variant."""
     x = torch.randn(1, tokens, sizes["d_model"], generator=torch.Generator().manual_seed(1))
     layers = {name: layer(sizes, merge, k) for name, merge in VARIANTS.items()}
     calls = {name: (lambda moe=moe: step(moe, x)) for name, moe in layers.items()}
@@ -61,14 +64,21 @@ def run(sizes: dict[str, int], tokens: int, k: int, rounds: int) -> dict[str, fl
     calls["bargain"] = lambda: bargain(outputs, weights)
     for call in calls.values():
         call()
-    return measure.interleaved(calls, dict.fromkeys(calls, 0.0), rounds=rounds, shortest=0.0)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds):
+        shift = turn % len(calls)
+        for name in [*calls][shift:] + [*calls][:shift]:
+            begin = time.process_time()
+            calls[name]()
+            times[name].append(time.process_time() - begin)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a third of the widths, fewer tokens")
     parser.add_argument("--k", default="2,4", help="selected experts, separated by commas")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measure.limit_torch_threads()
