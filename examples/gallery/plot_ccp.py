@@ -3,9 +3,9 @@ Where the published procedure can end
 =====================================
 
 Two tasks with gradients of lengths :math:`\ell` and 1 and cosine :math:`\rho < 0`. The published sequential procedure
-:cite:p:`navon2022` has the Nash solution as a fixed point only left of the curve (see :doc:`/theory/ccp`). Each mark is one
-run of it from its own start: filled where it ended at the Nash solution, open where it did not. The agreed direction
-itself does not depend on :math:`\ell` at all.
+:cite:p:`navon2022` has the Nash solution as a fixed point only left of the curve (see :doc:`/theory/ccp`). Each mark is
+one run of it from its own start: filled where it ended at the Nash solution, open where it did not. The agreed
+direction itself does not depend on :math:`\ell` at all.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,8 @@ What an alternative that nobody picks can do
 ============================================
 
 Cut the top off a triangle of feasible utilities. The Nash agreement was elsewhere, so it stays: that is *independence
-of irrelevant alternatives*. The Kalai-Smorodinsky agreement compares with the best that each player could have, which is
-less now for Bob, so it moves and Bob pays. In return it is *monotone*, as the Nash agreement is not
+of irrelevant alternatives*. The Kalai-Smorodinsky agreement compares with the best that each player could have, which
+is less now for Bob, so it moves and Bob pays. In return it is *monotone*, as the Nash agreement is not
 :cite:p:`nash1950,kalai_smorodinsky1975`.
 """
 

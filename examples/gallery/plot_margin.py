@@ -2,34 +2,48 @@ r"""
 Accuracy near "no agreement"
 ============================
 
-Two almost opposed players, whose solution is known exactly. As their margin goes to zero, the error of ``alpha`` from a
-Gram matrix grows like one over its square, and that from vectors like one over the margin. The solid lines are the
-errors, the dotted ones the bounds that the library states: a bound has to lie above its line, and when it reaches one
-the status is no longer ``SOLVED``.
+Two almost opposed players, whose solution is known to sixty digits. The nearer their margin is to zero, the larger is
+the error of ``alpha``: much more so if it starts from a Gram matrix, because the digits are lost when the matrix is formed.
+Solid lines are errors, dotted ones the bounds that the library states without knowing the solution. A bound has to lie
+above its line. Curves end where the library answers that the data cannot tell, or that there is no agreement.
 """
+
+from decimal import Decimal, getcontext
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 import nashsolve as ns
 
-margins = 2.0 ** -np.arange(1, 27)  # powers of two: the vectors and the margin are exact
-styles = {"from vectors": ("#0072B2", "o"), "from a Gram matrix": ("#D55E00", "s")}
+getcontext().prec = 60
+rng = np.random.default_rng(0)
+start, apart = rng.normal(size=(2, 12))
+
+
+def exact(vectors):
+    """alpha of two players with weight one: 1 / alpha_i = |v_i| sqrt(1 + cosine)."""
+    rows = [[Decimal(float(x)) for x in row] for row in vectors]
+    (a, b), (_, c) = [[sum(x * y for x, y in zip(u, v, strict=True)) for v in rows] for u in rows]
+    opposed = 1 + b / (a * c).sqrt()
+    return np.array([float(1 / (square * opposed).sqrt()) for square in (a, c)])
+
+
+margins = np.logspace(0, -8, 33)
 fig, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
-for name, (color, marker) in styles.items():
-    errors, bounds = [], []
+for name, color, marker in (("vectors", "#0072B2", "o"), ("gram", "#D55E00", "s")):
+    rows = []
     for h in margins:
-        vectors = np.array([[1.0, h], [-1.0, h]])
-        exact = 1 / (np.sqrt(2) * h)
-        given = {"vectors": vectors} if name == "from vectors" else {"gram": vectors @ vectors.T}
-        found = ns.solve(ns.BargainingProblem(**given), on_failure="return")
-        known = found.status in (ns.Status.SOLVED, ns.Status.SOLVED_INACCURATE)
-        errors.append(abs(found.alpha / exact - 1).max() if known else np.nan)
-        bounds.append(found.error_bound.max() if known else np.nan)
-    ax.loglog(margins, np.maximum(errors, 1e-17), marker + "-", color=color, markersize=4, label=f"error, {name}")
-    ax.loglog(margins, bounds, ":", color=color, linewidth=2, label=f"bound, {name}")
+        vectors = np.array([start, -start + h * apart])
+        data = vectors if name == "vectors" else vectors @ vectors.T
+        found = ns.solve(ns.BargainingProblem(**{name: data}), on_failure="return")
+        if found.success:
+            rows.append((h, abs(found.alpha / exact(vectors) - 1).max() + 1e-17, found.error_bound.max()))
+    h, errors, bounds = np.transpose(rows)
+    assert (errors <= bounds).all()
+    ax.loglog(h, errors, marker + "-", color=color, markersize=4, label=f"error, from {name}")
+    ax.loglog(h, bounds, ":", color=color, linewidth=2, label=f"bound, from {name}")
 ax.invert_xaxis()
-ax.set_xlabel("margin: distance of the hull of the unit players from the origin")
+ax.set_xlabel("how far the second player is from the opposite of the first")
 ax.set_ylabel("relative error of alpha")
 ax.legend(frameon=False, fontsize=8)
 plt.show()

@@ -3,8 +3,8 @@ The loud task
 =============
 
 Four tasks share a network. Multiply the loss of one of them by a factor: nothing about the tasks has changed, only a
-unit. The mean of the gradients follows the loud task until the others lose; the shortest combination (MGDA) hears it less and
-less; the Nash step does not move at all, except that the loud task counts its gain in the new unit.
+unit. The mean of the gradients follows the loud task until the others lose; the shortest combination (MGDA) hears it
+less and less; the Nash step does not move at all, except that the loud task counts its gain in the new unit.
 """
 
 import matplotlib.pyplot as plt
