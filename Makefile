@@ -17,11 +17,11 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check-all lint format types floors wheel lower-bounds docs triton bench clean
+.PHONY: help demo test check-all lint format types floors wheel lower-bounds docs triton fuzz bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
-	@echo "also: lint format types floors wheel lower-bounds docs triton bench clean"
+	@echo "also: lint format types floors wheel lower-bounds docs triton fuzz bench clean"
 
 # ---- environments: a stamp file for each set of packages, renewed when the metadata change ----
 

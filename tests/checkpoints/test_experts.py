@@ -494,3 +494,37 @@ def test_paths_of_a_plan_say_what_will_be(tmp_path: Path) -> None:
     assert (made.to_dict()["experts_before"], made.to_dict()["experts_after"]) == (6, 3)
     assert made.problems == 6 and made.problem_sizes == "1 to 3 players"
     assert made.expert_bytes == (6 * 2 * 288 * 2, 3 * 2 * 288 * 2)
+
+
+def test_router_usage_makes_the_most_used_experts_the_seeds(tmp_path: Path) -> None:
+    model = small_moe(tmp_path / "m")
+    source = read_folder(model)
+    path, inputs = calibration(tmp_path / "calibration.safetensors", model)
+    how = recipe(model, groups={"num_experts_out": 3, "by": "router_usage"}, calibration=str(path))
+    run(how, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "nashsolve_report.json").read_text())
+    for layer in range(2):
+        groups = [r["members"] for r in report["layers"][layer]["groups"]]
+        usage = usage_of(source, inputs[layer], layer)
+        np.testing.assert_allclose(report["layers"][layer]["usage"], usage)
+        seeds = sorted(range(6), key=lambda e: (-usage[e], e))[:3]
+        assert sorted(e for group in groups for e in group) == list(range(6))
+        assert all(sum(s in group for s in seeds) == 1 for group in groups)
+        rows = source[f"model.layers.{layer}.mlp.gate.weight"]
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for group in groups:
+            seed = next(s for s in seeds if s in group)
+            for e in set(group) - {seed}:
+                assert unit[e] @ unit[seed] >= max(unit[e] @ unit[s] for s in seeds) - 1e-9
+
+
+def test_groups_of_each_layer_and_progress_to_the_end(tmp_path: Path) -> None:
+    by_layer = [[[0, 1, 2], [3, 4, 5]], [[5, 0], [1, 2, 3, 4]]]
+    model = small_moe(tmp_path / "m")
+    seen: list[tuple[int, int]] = []
+    how = recipe(model, groups={"by": "given", "given_by_layer": by_layer})
+    run(how, tmp_path / "out", progress=lambda phase, done, total, line: seen.append((done, total)))
+    report = json.loads((tmp_path / "out" / "nashsolve_report.json").read_text())
+    found = [[r["members"] for r in layer["groups"]] for layer in report["layers"]]
+    assert found == [[sorted(group) for group in layer] for layer in by_layer]
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen) and seen[-1][0] == seen[-1][1] > 0
