@@ -219,7 +219,10 @@ class Interior:
         with np.errstate(all="ignore"):
             curve = self._curvature(v.bend, v.y)
             edge = v.below / low + v.above / high
-            solve = _system(curve, edge, v.jac[self.moves], (v.s / (self.bend * v.y))[self.moves], self.equal)
+            weight = self.bend * v.y / v.s
+            players = self.moves & self.fair
+            pull = (v.jac[players] ** 2 * weight[players, None]).sum(axis=0) if players.any() else None
+            solve = _system(curve, edge, v.jac[self.moves], 1 / weight[self.moves], self.equal, pull)
         if solve is None:
             return None
         goal = self._goal(v)
@@ -353,25 +356,26 @@ class _State:
     bend: Any = None
 
 
-def _system(curve: Any, edge: Any, jac: Any, slack: Any, equal: Any) -> Any:
+def _system(curve: Any, edge: Any, jac: Any, slack: Any, equal: Any, pull: Any) -> Any:
     """Solver of ``H dx - J' dy + E' nu = right, J dx + slack dy = off, E dx = rest`` with H = curve + diag(edge).
 
     Multipliers of rows are unknowns, for they cannot be told from ds where a slack is tiny. With a positive diagonal
-    H and few rows everything reduces to a system of the rows. None where it breaks down.
+    H and few rows everything reduces to a system of the rows. `pull` is the players' share of the curvature, by
+    coordinate, where they have one. None where it breaks down.
     """
     rows = np.vstack([jac, equal])
     slack = np.concatenate([slack, np.zeros(len(equal))])
     flat = curve.ndim == 1
     diagonal = curve + edge if flat else curve.diagonal() + edge
     if flat and len(rows) <= 2 * len(diagonal) and diagonal.min() > 0:
-        return _by_rows(diagonal, rows, slack)
+        return _by_rows(diagonal, rows, slack, np.full(len(diagonal), np.median(diagonal)) if pull is None else pull)
     matrix = np.diag(diagonal) if flat else curve + np.diag(edge)
     return _augmented(matrix, rows, np.diag(slack))
 
 
-def _by_rows(diagonal: Any, rows: Any, slack: Any) -> Any:
+def _by_rows(diagonal: Any, rows: Any, slack: Any, usual: Any) -> Any:
     """Eliminate the coordinates, but for the few that are nearly free: eliminating those would lose digits."""
-    loose = diagonal < 1e-4 * np.median(diagonal)
+    loose = diagonal < 1e-4 * usual
     loose = loose if loose.sum() <= 2 * len(rows) + 8 else np.zeros_like(loose)
     kept = ~loose
     held = rows[:, kept] / diagonal[kept]
