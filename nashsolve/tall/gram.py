@@ -39,7 +39,7 @@ def gram_of_differences(
         The base expert, of any of these dtypes; zero by default.
     products : "float32" or "float64"
         In which precision differences and products are formed before they are summed in float64; always float64 where
-        an expert or the base is. With "float64" the error falls to about 1e-13 and the time grows, on a CPU about
+        an expert or the base is. With "float64" the error falls to about 1e-12 and the time grows, on a CPU about
         twofold.
     method : "auto", "torch", "compiled" or "triton"
         "auto" is a one-pass kernel where there is one for device and data (compiled for the CPU, Triton for a GPU),
