@@ -290,6 +290,12 @@ def lines(found: Mapping[str, Any], indent: str = "  ") -> list[str]:
     return out
 
 
+def incomplete(found: Mapping[str, Any]) -> bool:
+    """Whether something within a part has failed."""
+    values = found.values()
+    return any(incomplete(v) if isinstance(v, Mapping) else str(v).startswith("failed") for v in values)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller shapes, fewer rounds")
@@ -311,8 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             results[name] = PARTS[name](options.quick)
         except Exception as error:
-            failed.append(name)
-            results[name] = {"failed": f"{type(error).__name__}: {error}"}
+            results[name] = {name: f"failed: {type(error).__name__}: {error}"}
+        failed += [name] if incomplete(results[name]) else []
         print(f"\n{name} ({time.perf_counter() - begin:.0f} s)")
         print("\n".join(lines(results[name])), flush=True)
         if options.json:

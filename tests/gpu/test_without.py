@@ -40,6 +40,13 @@ def test_the_benchmark_refuses_unknown_parts():
     assert found.returncode == 2 and "the parts are ceilings" in found.stderr
 
 
+def test_a_failure_within_a_part_is_noticed():
+    from benchmarks.gpu import incomplete
+
+    assert not incomplete({"a": {"b": 1.0, "c": "good"}})
+    assert incomplete({"a": {"b": {"c": "failed: no cupy"}}})
+
+
 def test_triton_on_the_cpu_is_refused_with_the_reason(monkeypatch):
     import nashsolve as ns
     from nashsolve.core.errors import InvalidProblem
