@@ -15,6 +15,8 @@ from tests.tolerances import tolerance
 
 TIGHT = tolerance("float64", "sum")
 CERTIFIED = tolerance("float64", "rtol")
+SINGLE = tolerance("float32", "rtol")
+BLOCKING = tolerance("float64", "certificate")
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 LEVELS = {
     "token": {"level": "token"},

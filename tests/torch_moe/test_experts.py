@@ -14,7 +14,7 @@ from nashsolve.core.errors import InvalidProblem, InvalidType
 from nashsolve.integrations.torch_moe import ExpertView, FusedExperts, MoE, MoEConfig, domain_gram, shared_slices
 from nashsolve.integrations.torch_moe.feed_forward import feed_forward
 from tests.asserts import assert_near
-from tests.torch_moe.build import TIGHT, domain_vectors, flat
+from tests.torch_moe.build import CERTIFIED, TIGHT, domain_vectors, flat
 
 SIZES = {"d_model": 5, "d_hidden": 6, "n_experts": 4}
 
@@ -49,10 +49,10 @@ def test_every_storage_is_the_same_view(kind: str) -> None:
     base = {slot.name: torch.full(slot.shape, 0.1, dtype=torch.float64) for slot in view.slots}
     tau = domain_vectors(fused(experts), dict(zip(fused(experts), base.values(), strict=True)))
     found = domain_gram(view, base)
-    assert_near(found.gram, tau @ tau.T, 1e-10)
-    assert_near(found.norms, np.linalg.norm(tau, axis=1), 1e-10)
+    assert_near(found.gram, tau @ tau.T, CERTIFIED)
+    assert_near(found.norms, np.linalg.norm(tau, axis=1), CERTIFIED)
     unit = tau / np.linalg.norm(tau, axis=1, keepdims=True)
-    assert_near(found.cosines, unit @ unit.T, 0, 1e-10)
+    assert_near(found.cosines, unit @ unit.T, 0, CERTIFIED)
 
 
 def test_views_share_memory() -> None:
@@ -72,7 +72,7 @@ def test_biases_are_part_of_the_vectors() -> None:
     experts[1].load_state_dict(experts[0].state_dict())
     view = ExpertView.of(experts)
     base = {slot.name: torch.zeros(slot.shape, dtype=torch.float64) for slot in view.slots}
-    assert_near(domain_gram(view, base).cosines[0, 1], 1.0, 1e-12)
+    assert_near(domain_gram(view, base).cosines[0, 1], 1.0, TIGHT)
     with torch.no_grad():
         experts[1][2].bias.add_(1.0)
     assert domain_gram(view, base).cosines[0, 1] < 0.99
