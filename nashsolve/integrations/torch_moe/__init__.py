@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from nashsolve.core.errors import MissingExtra
+
 _LAZY = {
     "BargainConfig": "config",
     "BaseConfig": "config",
@@ -42,7 +44,12 @@ __all__ = sorted(_LAZY)
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "pydantic"):
+            raise MissingExtra(error.name, "moe", "layers that merge experts") from error
+        raise
 
 
 def __dir__() -> list[str]:
