@@ -15,7 +15,7 @@ from .core.arrays import Array
 from .core.certificate import certify, certify_point
 from .core.errors import InvalidProblem, InvalidType, NoAgreement, SolverFailed
 from .core.problem import BargainingProblem
-from .core.solution import Solution, build
+from .core.solution import Solution, batch_message, build
 from .core.solver import RawAnswer
 from .core.status import Status
 from .partial import face
@@ -248,8 +248,10 @@ def explain(solution: Solution) -> str:
     """The outcome in words: who blocks, what proves it, what to change."""
     problem = solution.problem
     status = solution.status
-    if not isinstance(status, Status) or not isinstance(problem, BargainingProblem) or solution.concept != "nash":
+    if not isinstance(problem, BargainingProblem) or solution.concept != "nash":
         return solution.message
+    if not isinstance(status, Status):
+        return batch_message(status, problem)
     if status is not Status.NO_AGREEMENT:
         return f"{status.name}. {status.advice}{_advice_details(solution)}"
     y = arrays.to_numpy(solution.certificate).astype(float)

@@ -122,9 +122,9 @@ class BargainingProblem:
             try:
                 with arrays.quiet(self.xp):
                     self._read_values(self.xp)
-            except InvalidProblem:
-                self.__dict__.pop("invalid", None)  # to be found again by whoever asks next
-                raise
+            finally:
+                if "scale" not in self.__dict__:  # it failed, and shall again for whoever asks next
+                    self.__dict__.pop("invalid", None)
             return self.__dict__[name]
 
     def _read_shapes(self, xp: Any) -> None:

@@ -180,7 +180,7 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
 
     shows = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.AMBIGUOUS))
     status: Any = Status(int(codes)) if codes.ndim == 0 else codes
-    message = status.advice if isinstance(status, Status) else _batch_message(codes, problem)
+    message = status.advice if isinstance(status, Status) else batch_message(codes, problem)
     return Solution(
         problem=problem,
         alpha=answer(proof.alpha),
@@ -230,7 +230,7 @@ def from_planes(
     limited = ""
     if not message and (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
         limited = "gram_error" if problem.gram_error else "precision"
-    message = message or (status.advice if single else _batch_message(codes, problem))
+    message = message or (status.advice if single else batch_message(codes, problem))
     if wrap is not None:
         lines, numbers = wrap(lines), wrap(numbers)
         status = status if single else wrap(codes)
@@ -298,7 +298,7 @@ def replace_items(solution: Solution, items: Any, general: Any, begin: float) ->
     return replace(
         solution,
         limited_by=limited,
-        message=_batch_message(codes, problem),
+        message=batch_message(codes, problem),
         solve_time=time.perf_counter() - begin,
     )
 
@@ -337,7 +337,8 @@ def _decide(
     return codes, limited
 
 
-def _batch_message(codes: Array, problem: BargainingProblem) -> str:
+def batch_message(codes: Array, problem: BargainingProblem) -> str:
+    """How many items ended in each status, and what is wrong with the first invalid one."""
     import numpy as np
 
     values, counts = np.unique(arrays.to_numpy(codes), return_counts=True)

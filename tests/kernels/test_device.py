@@ -1,0 +1,453 @@
+"""The engine `cupy` with its kernels run on the host: the same answers and statuses as `newton`, and no waiting."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import nashsolve as ns
+from benchmarks import families
+from nashsolve import on_device
+from nashsolve.backends import catalog, cupy_batched
+from nashsolve.core import arrays
+from nashsolve.core.errors import InvalidProblem, MissingExtra, NoAgreement, SolverFailed
+from nashsolve.core.status import Status
+from nashsolve.kernels import cuda
+from tests.kernels import fake_cupy
+from tests.kernels.fake_cupy import DeviceArray, no_sync, plain
+
+FIELDS = (
+    "alpha",
+    "coefficients",
+    "utilities",
+    "gains",
+    "error_bound",
+    "certificate",
+    "gap",
+    "margin",
+    "ball_multiplier",
+)
+
+
+def grams(n: int, count: int, seed: int = 0) -> Any:
+    rows = np.random.default_rng([n, seed]).standard_normal((count, n, 2 * n + 1))
+    found = rows @ rows.swapaxes(-1, -2)
+    return 0.5 * found + 0.5 * found.swapaxes(-1, -2)
+
+
+def gram_of(rows: Any) -> Any:
+    found = rows @ rows.T
+    return 0.5 * found + 0.5 * found.T
+
+
+def assert_agree(found: Any, wanted: Any) -> None:
+    """The same statuses, and alphas within both bounds."""
+    codes = plain(found.status)
+    assert codes.tolist() == np.asarray(wanted.status).tolist()
+    good = codes <= Status.SOLVED_INACCURATE
+    bound = plain(found.error_bound)[good] + wanted.error_bound[good]
+    assert (np.abs(plain(found.alpha)[good] / wanted.alpha[good] - 1) <= bound + 1e-15).all()
+    assert np.isnan(plain(found.alpha)[(codes == Status.NO_AGREEMENT) | (codes == Status.INVALID_INPUT)]).all()
+
+
+def test_assert_agree_fails(cupy: Any) -> None:
+    batch = grams(3, 2)
+    found, wanted = ns.solve(DeviceArray(batch)), ns.solve(batch, solver="newton")
+    assert_agree(found, wanted)
+    with pytest.raises(AssertionError):
+        assert_agree(found, ns.solve(batch * 1.001, solver="newton"))
+    with pytest.raises(AssertionError):
+        assert_agree(found, ns.solve(-batch, solver="newton"))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 9, 13, 16, 17, 32, 33, 64])
+def test_families(cupy: Any, n: int) -> None:
+    """Every family of instances, ordinary to adversarial, with and without agreement."""
+    batch = []
+    with_none = families.INFEASIBLE if n > 1 else {}
+    for make in (*families.FEASIBLE.values(), *with_none.values()):
+        for seed in range(2):
+            with np.errstate(invalid="ignore"):
+                rows = make(n, seed)
+            if np.isfinite(rows).all():  # some families are none with one player
+                batch.append(gram_of(rows))
+    batch = np.stack(batch)
+    found = ns.solve(DeviceArray(batch))
+    assert found.solver == "cupy"
+    assert_agree(found, ns.solve(batch, solver="newton"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(n=st.integers(1, 64), count=st.integers(1, 9), seed=st.integers(0, 2**20), data=st.data())
+def test_agrees_with_newton(cupy: Any, n: int, count: int, seed: int, data: Any) -> None:
+    """Weights, radius and start of the batch or of all its items, scales apart, few dimensions or many."""
+    rng = np.random.default_rng(seed)
+    p = data.draw(st.sampled_from([max(1, n // 2), n, 2 * n + 1]))
+    rows = rng.standard_normal((count, n, p)) * 10.0 ** rng.uniform(-6, 6, (count, n, 1))
+    gram = rows @ rows.swapaxes(-1, -2)
+    gram = 0.5 * gram + 0.5 * gram.swapaxes(-1, -2)
+    weights = data.draw(st.sampled_from([None, rng.uniform(0.1, 9, n), rng.uniform(0.1, 9, (count, n))]))
+    radius = data.draw(st.sampled_from([None, 2.5, rng.uniform(0.1, 9, count)]))
+    start = data.draw(st.sampled_from([None, rng.uniform(0.1, 9, (count, n)), -np.ones((count, n))]))
+
+    def move(value: Any) -> Any:
+        return DeviceArray(value) if isinstance(value, np.ndarray) else value
+
+    problem = ns.BargainingProblem(gram=move(gram), weights=move(weights), radius=move(radius))
+    with no_sync():
+        found = ns.solve(problem, start=move(start))
+    wanted = ns.solve(ns.BargainingProblem(gram=gram, weights=weights, radius=radius), solver="newton")
+    codes, others = plain(found.status), wanted.status
+    differ = codes != others
+    # in the band where rounding decides, one may call it ambiguous or less accurate and the other not
+    assert (np.isin(codes[differ], (1, 2, 3)) | np.isin(others[differ], (1, 2, 3))).all()
+    assert not ((codes <= 1) & (others == Status.NO_AGREEMENT)).any()
+    assert not ((others <= 1) & (codes == Status.NO_AGREEMENT)).any()
+    good = (codes <= 1) & (others <= 1)
+    bound = plain(found.error_bound)[good] + wanted.error_bound[good]
+    assert (np.abs(plain(found.alpha)[good] / wanted.alpha[good] - 1) <= bound + 1e-15).all()
+    if p > n and (codes > 0).any():
+        assert others[codes > 0].all()
+
+
+@pytest.mark.parametrize("n", [2, 8, 20])
+def test_numbers_are_those_of_the_core(cupy: Any, n: int) -> None:
+    batch = grams(n, 3)
+    weights = np.random.default_rng(n).uniform(0.5, 2, (3, n))
+    found = ns.solve(ns.BargainingProblem(gram=DeviceArray(batch), weights=DeviceArray(weights), radius=3.0))
+    problem = ns.BargainingProblem(gram=batch, weights=weights, radius=3.0)
+    wanted = ns.verify(problem, plain(found.alpha))
+    for name in ("utilities", "gains", "coefficients", "margin", "ball_multiplier", "log_nash_product"):
+        assert np.allclose(plain(getattr(found, name)), getattr(wanted, name), rtol=1e-12, atol=0)
+    assert (plain(found.error_bound) <= 2 * wanted.error_bound + 1e-15).all()
+
+
+BAD = {
+    "nan": lambda g: g.__setitem__((0, 1), np.nan),
+    "inf": lambda g: g.__setitem__((1, 1), np.inf),
+    "negative diagonal": lambda g: g.__setitem__((1, 1), -1.0),
+    "asymmetric": lambda g: g.__setitem__((0, 1), g[0, 1] + 1e-3),
+    "indefinite": lambda g: g.__setitem__((slice(0, 2), slice(0, 2)), [[1.0, 2.0], [2.0, 1.0]]),
+    "indefinite as a whole": lambda g: g.__isub__(0.9 * np.linalg.eigvalsh(g)[1] * np.eye(len(g))),
+    "product without length": lambda g: g.__setitem__((1, 1), 0.0),
+}
+
+
+@pytest.mark.parametrize("n", [3, 10, 20, 40])
+@pytest.mark.parametrize("what", BAD)
+def test_bad_items_are_flagged_and_change_nothing_else(cupy: Any, what: str, n: int) -> None:
+    batch = grams(n, 5)
+    alone = plain(ns.solve(DeviceArray(batch.copy())).alpha)
+    BAD[what](batch[2])
+    with no_sync():
+        found = ns.solve(DeviceArray(batch))
+    assert plain(found.status).tolist() == [0, 0, int(Status.INVALID_INPUT), 0, 0]
+    assert ns.solve(batch, solver="newton").status.tolist() == plain(found.status).tolist()
+    keep = [0, 1, 3, 4]
+    assert np.array_equal(plain(found.alpha)[keep], alone[keep])
+    assert all(np.isnan(plain(getattr(found, name))[2]).all() for name in FIELDS)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["weights", "radius"])
+def test_bad_weights_and_radii(cupy: Any, name: str, bad: float) -> None:
+    value = np.ones((4, 3)) if name == "weights" else np.ones(4)
+    value[1] = bad
+    with no_sync():
+        found = ns.solve(ns.BargainingProblem(gram=DeviceArray(grams(3, 4)), **{name: DeviceArray(value)}))
+    assert plain(found.status).tolist() == [0, int(Status.INVALID_INPUT), 0, 0]
+
+
+@pytest.mark.parametrize("n", [1, 4, 12])
+def test_players_of_length_zero_block(cupy: Any, n: int) -> None:
+    batch = grams(n, 2)
+    batch[1, 0] = batch[1, :, 0] = 0
+    found = ns.solve(DeviceArray(batch))
+    wanted = ns.solve(batch, solver="newton")
+    assert plain(found.status).tolist() == [int(Status.SOLVED), int(Status.NO_AGREEMENT)] == wanted.status.tolist()
+    assert np.array_equal(plain(found.certificate)[1], np.eye(n)[0])
+    assert plain(found.margin)[1] == 0
+
+
+def test_a_proof_of_no_agreement_holds(cupy: Any) -> None:
+    rows = families.INFEASIBLE["f_opp"](12, 0)
+    gram = gram_of(rows)
+    y = plain(ns.solve(DeviceArray(gram[None])).certificate)[0]
+    assert (y >= 0).all() and abs(y.sum() - 1) < 1e-12
+    assert np.linalg.norm(y @ rows) <= 1e-8 * (y @ np.linalg.norm(rows, axis=1))
+
+
+def test_one_problem_is_read(cupy: Any) -> None:
+    gram = grams(4, 1)[0]
+    found = ns.solve(DeviceArray(gram))
+    assert found.status is Status.SOLVED and found.solver == "cupy" and isinstance(found.n_iter, int)
+    assert found.message == Status.SOLVED.advice
+    with pytest.raises(NoAgreement, match="player 0"):
+        ns.solve(DeviceArray(np.array([[1.0, -1.0], [-1.0, 1.0]])))
+    with pytest.raises(InvalidProblem, match=r"gram\[0, 1\] is nan"):
+        ns.solve(DeviceArray(np.array([[1.0, np.nan], [np.nan, 1.0]])))
+    with no_sync(), pytest.raises(fake_cupy.Sync):
+        ns.solve(DeviceArray(gram))
+
+
+def test_raise_reads_the_statuses_of_a_batch(cupy: Any) -> None:
+    batch = grams(2, 2)
+    assert ns.solve(DeviceArray(batch), on_failure="raise").success
+    batch[1] = [[1.0, -1.0], [-1.0, 1.0]]
+    with pytest.raises(SolverFailed, match="2 problems: 1 SOLVED, 1 NO_AGREEMENT"):
+        ns.solve(DeviceArray(batch), on_failure="raise")
+    assert not ns.solve(DeviceArray(batch)).success
+
+
+def test_float32(cupy: Any) -> None:
+    batch = grams(5, 3).astype(np.float32)
+    with no_sync():
+        found = ns.solve(DeviceArray(batch))
+    wanted = ns.solve(batch, solver="newton")
+    assert found.alpha.dtype == found.gains.dtype == found.ball_multiplier.dtype == np.float32
+    assert found.error_bound.dtype == np.float64
+    assert_agree(found, wanted)
+    dup = np.ones((1, 3, 3), dtype=np.float32) * (1 + 6e-8 * np.tri(3, dtype=np.float32))
+    assert plain(ns.solve(DeviceArray(dup)).status).tolist() == ns.solve(dup, solver="newton").status.tolist()
+
+
+def test_options_have_an_effect(cupy: Any) -> None:
+    batch = gram_of(families.FEASIBLE["d1e-3"](9, 0))[None]
+    assert plain(ns.solve(DeviceArray(batch), max_iter=1).status).tolist() == [int(Status.MAX_ITER)]
+    strict, loose = (ns.solve(DeviceArray(batch), solver="cupy", rtol=r) for r in (1e-15, 1e-6))
+    assert plain(strict.status).tolist() == [1] and plain(loose.status).tolist() == [0]
+    with pytest.raises(InvalidProblem, match="max_iter is -1"):
+        ns.solve(DeviceArray(batch), solver="cupy", max_iter=-1)
+    with pytest.raises(InvalidProblem, match="threads"):
+        ns.solve(DeviceArray(batch), solver="cupy", threads=2)
+
+
+def test_a_warm_start_saves_iterations(cupy: Any) -> None:
+    batch = np.stack([gram_of(families.FEASIBLE["d1e-3"](9, s)) for s in range(3)])
+    cold = ns.solve(DeviceArray(batch))
+    warm = ns.solve(DeviceArray(batch * 1.0001), start=cold)
+    assert (plain(warm.n_iter) < plain(cold.n_iter)).all() and warm.success
+
+
+@pytest.mark.parametrize(("n", "count"), [(1, 1), (8, 17), (9, 8), (16, 9), (17, 5), (32, 4), (33, 3), (64, 2)])
+def test_shape_of_the_launch(cupy: Any, n: int, count: int) -> None:
+    ns.solve(DeviceArray(grams(n, count)))
+    (reader, entries, threads, none), (solver, blocks, block, shared) = cupy.log().launches
+    width = cuda.width(n)
+    assert (reader, threads, none) == ("nash_read", 256, 0) and (entries - 1) * 256 < count * n * n <= entries * 256
+    assert solver == f"nash_solve_{width}" and n <= width
+    tiles = block // width
+    assert (blocks - 1) * tiles < count <= blocks * tiles and shared == tiles * cuda.bytes_of_tile(n)
+
+
+def test_small_devices_get_small_blocks() -> None:
+    """Every launch fits in 48 KiB up to 32 players, however little more there is."""
+    for n in range(1, 33):
+        blocks, threads, shared = cuda.launch(n, 1000, 48 * 1024)
+        tiles = threads // cuda.width(n)
+        assert tiles >= 1 and shared <= 48 * 1024 and blocks * tiles >= 1000
+    assert cuda.launch(8, 1000, 232448)[1] == 128
+
+
+def test_too_little_shared_memory_is_said(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fake_cupy.Device.attributes, "MaxSharedMemoryPerBlockOptin", 65536)
+    batch = DeviceArray(grams(64, 1))
+    assert ns.solve(batch).solver == "newton"
+    with pytest.raises(InvalidProblem, match="bytes of shared memory and this device has 65536"):
+        ns.solve(batch, solver="cupy")
+
+
+def test_views_and_batch_axes(cupy: Any) -> None:
+    batch = grams(3, 12)
+    wide = ns.solve(DeviceArray(batch.reshape(3, 4, 3, 3)))
+    flat = ns.solve(DeviceArray(batch))
+    assert wide.alpha.shape == (3, 4, 3) and wide.status.shape == (3, 4)
+    assert np.array_equal(plain(wide.alpha).reshape(12, 3), plain(flat.alpha))
+    every = ns.solve(DeviceArray(np.concatenate([batch, batch])[::2]))
+    assert np.array_equal(plain(every.alpha)[:6], plain(flat.alpha)[::2])
+    spread = ns.BargainingProblem(gram=DeviceArray(batch[0]), weights=DeviceArray(np.ones((5, 3))))
+    assert np.array_equal(plain(ns.solve(spread).alpha), np.tile(plain(flat.alpha)[0], (5, 1)))
+
+
+def test_inputs_are_not_written_to(cupy: Any) -> None:
+    batch = grams(4, 3)
+    batch[1, 0, 1] += 1e-16
+    batch[2, 0] = batch[2, :, 0] = 0
+    kept = batch.copy()
+    ns.solve(DeviceArray(batch))
+    assert np.array_equal(batch, kept)
+
+
+@pytest.mark.parametrize("solver", ["auto", "cupy"])
+def test_vectors_go_to_the_kernel_by_their_gram(cupy: Any, solver: str) -> None:
+    rows = np.stack([families.FEASIBLE["a"](6, 0), families.FEASIBLE["c"](6, 1)])
+    found = ns.solve(ns.BargainingProblem(vectors=DeviceArray(rows)), solver=solver)
+    assert found.solver == "cupy"
+    assert_agree(found, ns.solve(ns.BargainingProblem(vectors=rows), solver="newton"))
+
+
+def test_more_players_and_disagreement_go_to_newton(cupy: Any) -> None:
+    large = DeviceArray(grams(65, 1))
+    assert ns.solve(large).solver == "newton"
+    with pytest.raises(InvalidProblem, match="at most 64 players"):
+        ns.solve(large, solver="cupy")
+    other = ns.BargainingProblem(gram=DeviceArray(grams(3, 1)), disagreement=DeviceArray(-np.ones((1, 3))), radius=1.0)
+    assert ns.solve(other).solver == "newton"
+    with pytest.raises(InvalidProblem, match="zero disagreement"):
+        ns.solve(other, solver="cupy")
+    with pytest.raises(InvalidProblem, match="CUDA device"):
+        ns.solve(grams(3, 1), solver="cupy")
+
+
+def test_nash_weights(cupy: Any) -> None:
+    batch = grams(4, 3)
+    assert np.array_equal(plain(ns.nash_weights(DeviceArray(batch))), plain(ns.solve(DeviceArray(batch)).alpha))
+
+
+def test_a_problem_is_checked_when_asked(cupy: Any) -> None:
+    batch = grams(3, 2)
+    batch[1, 0, 0] = np.nan
+    with no_sync():
+        late = ns.BargainingProblem(gram=DeviceArray(batch), radius=2.0)
+        with pytest.raises(fake_cupy.Sync):
+            _ = late.invalid
+    early = ns.BargainingProblem(gram=batch, radius=2.0)
+    assert plain(late.invalid).tolist() == early.invalid.tolist()
+    assert late.invalid_reason == early.invalid_reason
+    assert np.array_equal(plain(late.unit_gram), early.unit_gram)
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = late.no_such
+    one = ns.BargainingProblem(gram=DeviceArray(batch[1]))
+    for _ in range(2):
+        with pytest.raises(InvalidProblem, match="nan"):
+            _ = one.invalid
+    with pytest.raises(InvalidProblem, match="nan"):
+        pickle.dumps(one)
+
+
+def test_shapes_are_checked_at_once(cupy: Any) -> None:
+    with pytest.raises(InvalidProblem, match="last two axes must be equal"):
+        ns.BargainingProblem(gram=DeviceArray(np.ones((2, 3))))
+    with pytest.raises(InvalidProblem, match="weights has shape"):
+        ns.BargainingProblem(gram=DeviceArray(np.eye(2)), weights=DeviceArray(np.ones(3)))
+    with pytest.raises(InvalidProblem, match="start has shape"):
+        ns.solve(DeviceArray(grams(3, 2)), start=DeviceArray(np.ones((2, 2))))
+
+
+class TestPrepared:
+    def test_runs_read_their_inputs_anew(self, cupy: Any) -> None:
+        batch, weights = DeviceArray(grams(5, 4)), DeviceArray(np.ones((4, 5)))
+        plan = on_device.Prepared(batch, weights=weights)
+        plan.run()
+        first, memory = plain(plan.alpha).copy(), plain(plan.alpha).ctypes.data
+        plain(batch)[:] = grams(5, 4, seed=1)
+        plain(weights)[:] = 2.0
+        with no_sync():
+            plan.run()
+        wanted = ns.solve(ns.BargainingProblem(gram=plain(batch), weights=plain(weights)), solver="newton")
+        assert np.allclose(plain(plan.alpha), wanted.alpha, rtol=1e-9) and not np.allclose(plain(plan.alpha), first)
+        assert plain(plan.alpha).ctypes.data == memory and plan.solution.success
+        assert plain(plan.status).tolist() == [0] * 4
+
+    def test_allocates_nothing(self, cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = on_device.Prepared(DeviceArray(grams(5, 4)), radius=2.0)
+        for name in ("empty", "ascontiguousarray", "from_dlpack"):
+            monkeypatch.setattr(fake_cupy, name, lambda *a, **k: pytest.fail("memory was asked for"))
+        plan.run()
+        assert plan.solution.success
+
+    def test_refuses_what_it_would_have_to_copy(self, cupy: Any) -> None:
+        batch = grams(3, 4)
+        with pytest.raises(InvalidProblem, match="gram must be float64 and contiguous"):
+            on_device.Prepared(DeviceArray(batch[::2]))
+        with pytest.raises(InvalidProblem, match="gram must be float64 and contiguous"):
+            on_device.Prepared(DeviceArray(batch.astype(np.float32)))
+        with pytest.raises(InvalidProblem, match="weights must be an array on the device"):
+            on_device.Prepared(DeviceArray(batch), weights=[1.0, 2.0, 3.0])
+        with pytest.raises(InvalidProblem, match=r"gram\[None\]"):
+            on_device.Prepared(DeviceArray(batch[0]))
+        with pytest.raises(InvalidProblem, match="not on a CUDA device"):
+            on_device.Prepared(batch)
+        with pytest.raises(InvalidProblem, match="at most 64"):
+            on_device.Prepared(DeviceArray(grams(65, 1)))
+
+
+class TestTensors:
+    def test_by_dlpack_on_the_callers_stream(self, cupy: Any, tensor: Any) -> None:
+        torch = pytest.importorskip("torch")
+        batch = grams(6, 4)
+        problem_gram, weights = tensor(batch), tensor(np.full((4, 6), 2.0))
+        with no_sync():
+            found = ns.solve(ns.BargainingProblem(gram=problem_gram, weights=weights, radius=3.0))
+        assert isinstance(found.alpha, torch.Tensor) and found.solver == "cupy"
+        assert cupy.log().imported >= 6 and set(cupy.log().streams) == {77}
+        wanted = ns.solve(ns.BargainingProblem(gram=batch, weights=np.full((4, 6), 2.0), radius=3.0), solver="newton")
+        assert found.status.tolist() == [0] * 4
+        assert np.allclose(np.array(found.alpha.tolist()), wanted.alpha, rtol=1e-9)
+
+    def test_gradients(self, cupy: Any, tensor: Any) -> None:
+        gram = tensor(grams(3, 2)).requires_grad_()
+        found = ns.solve(gram, solver="cupy")
+        found.alpha.sum().backward()
+        assert bool(gram.grad.isfinite().all()) and bool((gram.grad != 0).any())
+
+    def test_without_cupy_the_library_solves(self, tensor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(arrays, "has_cupy", lambda: False)
+        found = ns.solve(tensor(grams(3, 2)))
+        assert found.solver != "cupy" and found.status.tolist() == [0, 0]
+
+
+def test_a_kernel_that_does_not_build_is_left_out(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**options: Any) -> Any:
+        raise OSError("libnvrtc.so not found\nand more")
+
+    monkeypatch.setattr(fake_cupy, "RawModule", fails)
+    batch = DeviceArray(grams(3, 2))
+    with pytest.warns(RuntimeWarning, match="engine 'cupy' is left out: its kernel does not build: OSError: libnvrtc"):
+        assert ns.solve(batch).solver == "newton"
+    with pytest.raises(InvalidProblem, match="does not build: OSError"):
+        ns.solve(batch, solver="cupy")
+
+
+def test_without_cupy_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert catalog.missing("cupy") == "cupy"
+    with pytest.raises(
+        MissingExtra, match=r"solver='cupy'.*pip install cupy-cuda13x, or cupy-cuda12x for CUDA 12"
+    ) as e:
+        ns.solve(grams(3, 1), solver="cupy")
+    assert str(pickle.loads(pickle.dumps(e.value))) == str(e.value)
+
+
+class TestTheFakeNotices:
+    """What the checks above rest on."""
+
+    def run(self, cupy: Any, change: Any) -> None:
+        launch = cupy_batched.Launch(DeviceArray(grams(3, 2)), None, None, None, 0.0, 1e-14, 1e-10, 64)
+        change(launch)
+        launch.run()
+
+    def test_a_missing_argument(self, cupy: Any) -> None:
+        with pytest.raises(RuntimeError, match="not what the kernel takes"):
+            self.run(cupy, lambda x: setattr(x, "_solve", x._solve[:-1]))
+
+    def test_two_swapped_arguments(self, cupy: Any) -> None:
+        with pytest.raises(RuntimeError, match="not what the kernel takes"):
+            self.run(cupy, lambda x: setattr(x, "_solve", (*x._solve[:6], x._solve[8], x._solve[7], *x._solve[8:])))
+
+    def test_too_little_shared_memory(self, cupy: Any) -> None:
+        with pytest.raises(RuntimeError, match="outside the shared memory"):
+            self.run(cupy, lambda x: setattr(x, "_shared", 64))
+
+    def test_reads(self) -> None:
+        with no_sync(), pytest.raises(fake_cupy.Sync):
+            bool(DeviceArray(np.ones(1)).any())
+        with warnings.catch_warnings(), pytest.raises(TypeError, match="implicit"):
+            np.asarray(DeviceArray(np.ones(1)))
