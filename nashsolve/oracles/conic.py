@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from nashsolve.core.errors import InvalidProblem
 from .base import Proposal
 
 _GOOD = ("optimal", "optimal_inaccurate", "user_limit")
+
+
+def _power(x: Any, exponent: float) -> Any:
+    """x**exponent by power cones where CVXPY has them; before, by second-order cones for a nearby fraction."""
+    exact = "approx" in inspect.signature(cp.power).parameters
+    return cp.power(x, exponent, approx=False) if exact else cp.power(x, exponent)
 
 
 class ConicOracle:
@@ -35,10 +42,8 @@ class ConicOracle:
         self._check()
         gains = cp.Variable(self.n)
         link = [gains[i] <= u - float(disagreement[i]) for i, u in enumerate(self.expressions)]
-        if aversion == 1:
-            goal = weights @ cp.log(gains)
-        else:
-            goal = (weights / (1 - aversion)) @ cp.power(gains, 1 - aversion, approx=False)
+        share = weights if aversion == 1 else weights / (1 - aversion)
+        goal = share @ (cp.log(gains) if aversion == 1 else _power(gains, 1 - aversion))
         found = self._solve(goal, link)
         y = np.array([float(abs(limit.dual_value)) for limit in link]) if not found.stopped else weights
         return Proposal(found.utilities, found.point, y, found.n_iter, self.solver, found.stopped, found.evidence)

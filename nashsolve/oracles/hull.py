@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +15,10 @@ from nashsolve.problems.domains import Domain
 from .base import Proposal
 from .lottery import solve_lottery
 from .smooth import SmoothOracle
+
+_DIRECT = 100
+"""Outcomes per player up to which a linear program takes the whole table."""
+_ROUNDS = 60
 
 
 class HullOracle(SmoothOracle):
@@ -49,6 +55,39 @@ class HullOracle(SmoothOracle):
         with np.errstate(all="ignore"):
             y = weights / gains
         return Proposal(utilities, pi, np.where(gains > 0, y, scale), steps, "lottery", stopped, {"gains": gains})
+
+    def linear(self, direction: Any, floor: Any = None) -> Proposal:
+        """See Oracle."""
+        return self._by_columns(lambda table: SmoothOracle.linear(table, direction, floor), direction)
+
+    def maxmin(self, base: Any, scale: Any, floor: Any = None) -> Proposal:
+        """See Oracle."""
+        inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0), 0.0)
+        return self._by_columns(lambda table: SmoothOracle.maxmin(table, base, scale, floor), inverse)
+
+    def _by_columns(self, ask: Callable[[HullOracle], Proposal], start: Any) -> Proposal:
+        """A linear program on promising outcomes, to which those that its multipliers find missing are added."""
+        many, n = self.payoffs.shape
+        if many <= _DIRECT * n:
+            return ask(self)
+        best = np.argpartition(-(self.payoffs @ start), 20 * n)[: 20 * n]
+        tops = np.argpartition(-self.payoffs, 9, axis=0)[:10].ravel()
+        chosen = np.unique(np.concatenate([best, tops]))
+        for _ in range(_ROUNDS):
+            found = ask(HullOracle(self.payoffs[chosen], self.names))
+            if found.stopped:
+                break  # such as floors that only other outcomes reach
+            worth = self.payoffs @ found.multipliers
+            missing = worth > worth[chosen].max() + 1e-13 * float(abs(worth[chosen]).max())
+            new = np.flatnonzero(missing)
+            if not len(new):
+                point = np.zeros(many)
+                point[chosen] = found.point
+                return replace(found, point=point, evidence={})
+            if len(new) > 20 * n:
+                new = new[np.argpartition(-worth[new], 20 * n)[: 20 * n]]
+            chosen = np.concatenate([chosen, new])
+        return ask(self)
 
     def spread(self) -> Any:
         """Between the best and the worst outcome of each player."""

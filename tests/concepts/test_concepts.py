@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 import nashsolve as ns
 from nashsolve import Status
@@ -71,7 +72,7 @@ def test_nash(problem: Any) -> None:
 def test_alpha_fairness(problem: Any, aversion: float) -> None:
     u, limits = feasible(problem)
     d = disagreement(problem)
-    value = best((problem.power / (1 - aversion)) @ cp.power(u - d, 1 - aversion, approx=False), limits)
+    value = best((problem.power / (1 - aversion)) @ cp.power(u - d, 1 - aversion), limits)
     solution = ns.solve(problem, concept="alpha_fairness", aversion=aversion)
     reached = (problem.power * solution.gains ** (1 - aversion) / (1 - aversion)).sum()
     assert_near(np.float64(reached), np.float64(value), 1e-6, 1e-6)
@@ -150,6 +151,33 @@ def test_min_norm_is_the_shortest_vector_in_the_hull(seed: int, n: int) -> None:
     assert_near(solution.gains.min(), np.float64(1.3 * np.linalg.norm(shortest)), 1e-6)
     assert_near(solution.point, 1.3 * shortest / np.linalg.norm(shortest), 1e-4, 1e-4)
     assert_near(problem.vectors.T @ (solution.alpha / solution.alpha.sum()), shortest, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linear_programs_on_long_tables_see_every_outcome(seed: int) -> None:
+    """Long tables start from promising outcomes; the values must be those of one program over all of them."""
+    rng = np.random.default_rng(seed)
+    payoffs, w = rng.standard_normal((1500, 4)), rng.uniform(0.5, 2, 4)
+    problem = ns.OutcomeBargainingProblem(payoffs, weights=w)
+    one = np.ones((1, 1501))
+    one[0, -1] = 0.0
+
+    def largest(scale: np.ndarray) -> float:
+        found = linprog(
+            np.append(np.zeros(1500), -1.0),
+            np.hstack([-payoffs.T, scale[:, None]]),
+            np.zeros(4),
+            one,
+            [1.0],
+            bounds=[(0, None)] * 1500 + [(None, None)],
+        )
+        return -float(found.fun)
+
+    assert_near(np.float64(ns.solve(problem, concept="egalitarian").details["value"]), np.float64(largest(w)), 1e-9)
+    smorodinsky = ns.solve(problem, concept="kalai_smorodinsky").details
+    assert_near(np.float64(smorodinsky["value"]), np.float64(largest(w * smorodinsky["ideal"])), 1e-9)
+    best = [-linprog(-payoffs[:, i], -payoffs.T, np.zeros(4), np.ones((1, 1500)), [1.0]).fun for i in range(4)]
+    assert_near(smorodinsky["ideal"], np.array(best), 1e-9)
 
 
 def polygon(seed: int) -> ns.OutcomeBargainingProblem:
