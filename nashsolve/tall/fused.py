@@ -173,7 +173,10 @@ def combine_fused(
 
 @lru_cache(maxsize=256)
 def pointers(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Addresses on the device; the same ones are copied there once, from pinned memory, so that nothing waits."""
+    """Addresses on the device; the same ones are copied there once, from pinned memory, so that nothing waits.
+
+    A CUDA graph must find them there: the copy would be captured, and its source is gone when the graph is replayed.
+    """
     table = torch.tensor(addresses, dtype=torch.int64)
     return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
 

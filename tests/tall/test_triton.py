@@ -29,6 +29,7 @@ def moved(experts):
 
 
 def _works() -> str:
+    """Why the kernels cannot run here, or nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -40,8 +41,9 @@ def _works() -> str:
     return ""
 
 
+TROUBLE = _works()
 pytestmark = [
-    pytest.mark.skipif(bool(_works()), reason=_works() or "it works"),
+    pytest.mark.skipif(bool(TROUBLE), reason=TROUBLE or "it works"),
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),  # in the interpreter
 ]
 
