@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nashsolve.integrations.checkpoints import running
+from nashsolve.integrations.checkpoints import stages
 from nashsolve.integrations.checkpoints.arithmetic import OnProcessor, OnTorch, choose
 from nashsolve.integrations.checkpoints.errors import CheckpointRefused
 from nashsolve.integrations.checkpoints.gram import LANES, centred_gram
@@ -66,7 +66,7 @@ def test_many_continue_what_one_began_and_refuse_together(tmp_path: Path, monkey
     how = recipe(small_moe(tmp_path / "m", layers=2, shards=3))
     run(how, tmp_path / "one")
     with monkeypatch.context() as patch:
-        patch.setattr(running, "publish_all", lambda *_: 1 / 0)
+        patch.setattr(stages, "publish_all", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(how, tmp_path / "out")
     victim = sorted((tmp_path / "out").glob("*.safetensors"))[0]

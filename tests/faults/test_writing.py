@@ -322,7 +322,7 @@ def test_resume_after_a_change(change: str, case: Any, monkeypatch: pytest.Monke
         small_moe(model, shards=2 if (model / "model.safetensors.index.json").exists() else 1, **{**SMALL, "vocab": 5})
         match = "fingerprint"
     elif change == "version":
-        monkeypatch.setattr("nashsolve.integrations.checkpoints.planning.__version__", "9.9")
+        monkeypatch.setattr("nashsolve.integrations.checkpoints.plans.__version__", "9.9")
         match = "tool was"
     else:
         file = sorted(model.glob("*.safetensors"))[0]
@@ -340,7 +340,7 @@ def test_a_finished_shard_that_was_damaged(place: int, tmp_path: Path, monkeypat
     how, out = recipe(small_moe(tmp_path / "m", shards=3)), tmp_path / "out"
     run(how, tmp_path / "reference")
     with monkeypatch.context() as patch:
-        patch.setattr("nashsolve.integrations.checkpoints.running.publish_all", lambda *_: 1 / 0)
+        patch.setattr("nashsolve.integrations.checkpoints.stages.publish_all", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(how, out)
     victim = sorted(out.glob("*.safetensors"))[1]

@@ -18,7 +18,7 @@ from . import disk
 from .folder import INDEX, Checkpoint
 from .journal import COMPLETE
 from .outputs import OutFile
-from .planning import Plan
+from .plans import Plan
 from .recipe import ExpertsRecipe
 
 REPORT = "nashsolve_report.json"

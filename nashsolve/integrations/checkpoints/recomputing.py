@@ -14,7 +14,7 @@ import numpy as np
 from .adapters import whole
 from .alignment import match_neurons
 from .outputs import Copy, Merged, OutTensor, Rows, Task
-from .planning import Plan
+from .plans import Plan
 from .ranks import Alone
 from .reader import Reader
 from .recipe import ExpertsRecipe, TaskRecipe

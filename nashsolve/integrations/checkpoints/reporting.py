@@ -8,7 +8,7 @@ from typing import Any
 
 from nashsolve import __version__
 
-from .planning import Plan
+from .plans import Plan
 from .solving import SolvedLayer
 from .tasks import SolvedUnit
 

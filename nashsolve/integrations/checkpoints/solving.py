@@ -18,7 +18,7 @@ from .dtypes import ITEMSIZE
 from .errors import SolverStopped
 from .gram import CentredGram, centred_gram
 from .grouping import cosines, distances, group
-from .planning import Plan
+from .plans import Plan
 from .ranks import Alone
 from .reader import Reader
 from .recipe import ExpertsRecipe

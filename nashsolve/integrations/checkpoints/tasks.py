@@ -17,7 +17,7 @@ from .dtypes import FLOATS, ITEMSIZE
 from .gram import centred_gram
 from .grouping import cosines
 from .outputs import unit_of
-from .planning import Plan
+from .plans import Plan
 from .ranks import Alone
 from .reader import Reader
 from .recipe import TaskRecipe

@@ -151,14 +151,16 @@ def chunks(parts: Parts, size: int = memory.CHUNK) -> list[tuple[str, int, int]]
     return [(name, a, min(size, whole - a)) for name, whole in parts for a in range(0, whole, size)]
 
 
-def combination(weights: Sequence[float], vectors: Sequence[Vector], part: str, start: int, count: int) -> Array:
+def combination(
+    weights: Sequence[float], vectors: Sequence[Vector], part: str, start: int, count: int, check: bool = True
+) -> Array:
     """sum_k weights_k vectors_k of a piece, terms added in order, in float32 unless a vector is float64."""
     total: Array | None = None
     room: Array | None = None
     for weight, vector in zip(weights, vectors, strict=True):
         if weight == 0.0:
             continue
-        values = vector.read(part, start, count)
+        values = vector.read(part, start, count, check)
         if total is None:
             total = values * values.dtype.type(weight)
             continue

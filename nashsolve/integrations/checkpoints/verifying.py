@@ -18,7 +18,8 @@ from .finish import REPORT
 from .folder import Checkpoint, open_checkpoint
 from .header import show
 from .journal import COMPLETE, WORK
-from .planning import Plan, plan
+from .planning import plan
+from .plans import Plan
 from .reader import Reader
 from .recomputing import Recomputer
 from .vectors import check_finite, chunks
