@@ -7,19 +7,20 @@ A failure comes with its counter-example. A pass says that this problem holds no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .concepts import catalog
 from .concepts.base import Bargain
+from .concepts.ideal import ideal_point
+from .concepts.variations import disagreement_of, exchangeable, points_of, scaled, smaller
 from .core.arrays import to_numpy
 from .core.errors import InvalidProblem, NashSolveError
 from .core.problem import BargainingProblem
 from .core.solution import Solution
-from .oracles.make import oracle, rows_of
-from .problems.convex import ConvexBargainingProblem
+from .oracles.make import oracle
 from .problems.family import Family, nearest
 from .problems.outcomes import OutcomeBargainingProblem
 from .solve import solve
@@ -122,14 +123,10 @@ def check(problem: Any, concept: str = "nash", axioms: Sequence[str] | None = No
     catalog.row(concept)
     found = solve(problem, concept=concept, **options)
     u = to_numpy(found.utilities).astype(float)
-    d = _disagreement(problem)
+    d = disagreement_of(problem)
     size = np.maximum(abs(u - d), 1e-3 * float(abs(u - d).max()))
     case = _Case(problem, concept, options, found, u, size)
     return Report(concept, tuple(_TESTS[name](case) for name in chosen))
-
-
-def _disagreement(problem: Any) -> Any:
-    return np.zeros(problem.n) if problem.disagreement is None else to_numpy(problem.disagreement).astype(float)
 
 
 def pareto_efficiency(case: _Case) -> Finding:
@@ -150,7 +147,7 @@ def pareto_efficiency(case: _Case) -> Finding:
 
 def individual_rationality(case: _Case) -> Finding:
     """Nobody gets less than without agreement."""
-    lost = case.utilities - _disagreement(case.problem)
+    lost = case.utilities - disagreement_of(case.problem)
     i = int(np.argmin(lost / case.size))
     if lost[i] >= -_RTOL * case.size[i]:
         return Finding("individual_rationality", True, "everybody gets at least the disagreement utility")
@@ -161,12 +158,12 @@ def individual_rationality(case: _Case) -> Finding:
 def symmetry(case: _Case) -> Finding:
     """Where two players can be exchanged without changing the problem, they gain the same."""
     name = "symmetry"
-    w, d = to_numpy(case.problem.power), _disagreement(case.problem)
+    w, d = to_numpy(case.problem.power), disagreement_of(case.problem)
     pairs = [
         (i, j)
         for i in range(case.problem.n)
         for j in range(i)
-        if w[i] == w[j] and d[i] == d[j] and _exchangeable(case.problem, i, j)
+        if w[i] == w[j] and d[i] == d[j] and exchangeable(case.problem, i, j)
     ]
     if not pairs:
         return Finding(name, None, "no two players can be exchanged without changing the problem")
@@ -185,7 +182,7 @@ def scale_covariance(case: _Case) -> Finding:
         for factor in (10.0, 0.2):
             c = np.ones(case.problem.n)
             c[i] = factor
-            changed = _scaled(case.problem, c)
+            changed = scaled(case.problem, c)
             found = case.again(changed)
             if found is not None and not case.same(found, c * case.utilities, c * case.size):
                 who = case.problem.player(i)
@@ -200,7 +197,7 @@ def scale_covariance(case: _Case) -> Finding:
 def independence(case: _Case) -> Finding:
     """Taking away points that were not agreed upon does not change the agreement."""
     name = "independence"
-    for changed, words in _smaller(case):
+    for changed, words in smaller(case.problem, case.utilities, case.size):
         found = case.again(changed)
         if found is not None and not case.same(found, case.utilities):
             why = f"without {words} the agreement moves from {_list(case.utilities)} to {_list(found)}"
@@ -224,114 +221,11 @@ def _list(values: Any) -> str:
     return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
-def _exchangeable(problem: Any, i: int, j: int) -> bool:
-    """Whether the data themselves are unchanged by the exchange: sufficient, and decidable."""
-    order = np.arange(problem.n)
-    order[[i, j]] = j, i
-    if isinstance(problem, OutcomeBargainingProblem):
-        swapped, table = problem.payoffs[:, order], problem.payoffs
-        return bool((swapped[np.lexsort(swapped.T)] == table[np.lexsort(table.T)]).all())
-    if isinstance(problem, BargainingProblem):
-        gram = to_numpy(problem.unit_gram) / np.outer(to_numpy(problem.scale), to_numpy(problem.scale))
-        return bool((abs(gram[np.ix_(order, order)] - gram) <= 1e-12 * abs(gram).max()).all())
-    if isinstance(problem, ConvexBargainingProblem) and problem.form == "linear":
-        return _same_polytope(problem, order)
-    return False
-
-
-def _same_polytope(problem: ConvexBargainingProblem, order: Any) -> bool:
-    """Utilities are the coordinates, and the constraints do not tell the two apart."""
-    p, d = problem.n, problem.constraints
-    if problem.utilities.shape != (p, p) or not (problem.utilities == np.eye(p)).all():
-        return False
-    rows = np.column_stack([d.matrix, d.limit])
-    swapped = np.column_stack([d.matrix[:, order], d.limit])
-    equal = np.column_stack([d.equal, d.total])
-    turned = np.column_stack([d.equal[:, order], d.total])
-    return bool(
-        (d.lower[order] == d.lower).all()
-        and (d.upper[order] == d.upper).all()
-        and (rows[np.lexsort(rows.T)] == swapped[np.lexsort(swapped.T)]).all()
-        and (equal[np.lexsort(equal.T)] == turned[np.lexsort(turned.T)]).all()
-    )
-
-
-def _scaled(problem: Any, c: Any) -> Any:
-    """The problem with every utility and disagreement multiplied by c."""
-    d = c * _disagreement(problem)
-    if isinstance(problem, OutcomeBargainingProblem):
-        return replace(problem, payoffs=problem.payoffs * c, disagreement=d)
-    if isinstance(problem, BargainingProblem):
-        rows = rows_of(problem) * c[:, None]
-        return _ball_of(problem, rows, d)
-    if problem.form == "linear":
-        return replace(problem, utilities=problem.utilities * c[:, None], offset=problem.offset * c, disagreement=d)
-    scaled = [_times(u, float(k)) for u, k in zip(problem.utilities, c, strict=True)]
-    limits = problem.constraints if problem.form == "functions" else list(problem.constraints)
-    return replace(problem, utilities=scaled, constraints=limits, disagreement=d)
-
-
-def _times(utility: Any, factor: float) -> Any:
-    if callable(utility) and not type(utility).__module__.startswith("cvxpy"):
-        return lambda x: factor * utility(x)
-    return factor * utility
-
-
-def _ball_of(problem: BargainingProblem, rows: Any, d: Any) -> BargainingProblem:
-    return BargainingProblem(
-        vectors=rows,
-        weights=to_numpy(problem.power),
-        disagreement=d,
-        radius=float(problem.ball_radius),
-        names=problem.names,
-    )
-
-
-def _as_table(case: _Case, many: int = 24) -> Any:
-    """Points (K, n) of the feasible set: the outcomes, or where it is supported in seeded directions, and d."""
-    problem = case.problem
-    if isinstance(problem, OutcomeBargainingProblem):
-        return problem.payoffs
-    rng = np.random.default_rng(0)
-    directions = [*np.eye(problem.n), *(rng.dirichlet(np.ones(problem.n), many) / case.size)]
-    asked = oracle(problem)
-    found = [asked.linear(np.asarray(y)).utilities for y in directions]
-    return np.array([u for u in found if np.isfinite(u).all()])
-
-
-def _smaller(case: _Case) -> Any:
-    """Subsets that keep the agreement and d: cuts below the agreement's best alternatives, one player at a time."""
-    table, d = _as_table(case), _disagreement(case.problem)
-    for i in range(case.problem.n):
-        top = float(table[:, i].max())
-        for share in (0.02, 0.5, 0.999):
-            cap = case.utilities[i] + share * (top - case.utilities[i])
-            if not cap > case.utilities[i] + 1e-9 * case.size[i] or cap < d[i]:
-                continue
-            changed = _capped(case, table, i, cap)
-            yield changed, f"what gives {case.problem.player(i)} more than {cap:.4g}"
-
-
-def _capped(case: _Case, table: Any, i: int, cap: float) -> Any:
-    """The hull of known points, the agreement and d, cut at u_i <= cap."""
-    d, w = _disagreement(case.problem), to_numpy(case.problem.power)
-    points = np.vstack([table, case.utilities, d])
-    keep = points[:, i] <= cap
-    cut = [points[keep]]
-    for outside in points[~keep]:
-        inner = points[keep]
-        t = (cap - inner[:, i]) / (outside[i] - inner[:, i])
-        cut.append(inner + t[:, None] * (outside - inner))
-    return OutcomeBargainingProblem(np.vstack(cut), weights=w, disagreement=d, names=case.problem.names)
-
-
 def _larger(case: _Case) -> Any:
     """Larger sets: one more point, better for one player and no better than the ideal for the others."""
-    table, d = _as_table(case), _disagreement(case.problem)
+    table, d = points_of(case.problem, case.size), disagreement_of(case.problem)
     w = to_numpy(case.problem.power)
     bargain = Bargain.of(case.problem, oracle(case.problem))
-    from .concepts.ideal import ideal_point
-
     ideal = ideal_point(bargain)
     small = OutcomeBargainingProblem(
         np.vstack([table, case.utilities, d]), weights=w, disagreement=d, names=case.problem.names

@@ -14,6 +14,7 @@ from nashsolve.problems.jets import Jet
 from .base import Proposal
 from .gram_interior import solve_in_ball
 from .interior import Interior, Rows
+from .programs import linear_program
 
 _FEW = 400
 """Players and constraints up to which a ball problem is solved in their number of unknowns."""
@@ -242,7 +243,7 @@ class SmoothOracle:
     # linear programs
 
     def _program(self, q: Any, held: Any, low: Any, direction: Any) -> Proposal:
-        found = self._linprog(-q, held, low, np.zeros(len(held)))
+        found = linear_program(self.domain, self.matrix, self.offset, -q, held, low, np.zeros(len(held)))
         y = np.array(direction, dtype=float)
         y[held] += found["floors"]
         return self._from_program(found, y)
@@ -251,52 +252,12 @@ class SmoothOracle:
         cost = np.append(np.zeros(self.domain.size), -1.0)
         both = np.concatenate([free, held]).astype(int)
         slope = np.concatenate([scale[free], np.zeros(len(held))])
-        found = self._linprog(cost, both, np.concatenate([base[free], low]), slope)
+        found = linear_program(
+            self.domain, self.matrix, self.offset, cost, both, np.concatenate([base[free], low]), slope
+        )
         y = np.zeros(self.n)
         np.add.at(y, both, found["floors"])
         return self._from_program(found, y)
-
-    def _linprog(self, cost: Any, index: Any, low: Any, slope: Any) -> dict[str, Any]:
-        """Minimize over the domain and ``u_index - slope t >= low``; t is a variable when cost has one more entry."""
-        d = self.domain
-        p, extra = d.size, len(cost) - d.size
-        rows = np.vstack([d.matrix, -self.matrix[index]])
-        right = np.concatenate([d.limit, self.offset[index] - low])
-        equal = np.hstack([d.equal, np.zeros((len(d.equal), extra))])
-        if extra:
-            rows = np.hstack([rows, np.concatenate([np.zeros(len(d.matrix)), slope])[:, None]])
-        bounds = [*zip(d.lower, d.upper, strict=True), *[(None, None)] * extra]
-        found = linprog(
-            cost,
-            rows if len(rows) else None,
-            right if len(rows) else None,
-            equal if len(equal) else None,
-            d.total if len(equal) else None,
-            bounds=bounds,
-            method="highs",
-        )
-        if found.status == 2:
-            return {
-                "x": None,
-                "floors": np.zeros(len(index)),
-                "duals": d.no_duals(),
-                "n_iter": 0,
-                "status": "infeasible",
-            }
-        if found.status != 0:
-            word = {3: "unbounded", 1: "max_iter"}.get(found.status, "numerical")
-            return {"x": None, "floors": np.zeros(len(index)), "duals": d.no_duals(), "n_iter": 0, "status": word}
-        m = len(d.matrix)
-        marginal = -found.ineqlin.marginals if len(rows) else np.zeros(0)
-        duals = Duals(
-            np.maximum(marginal[:m], 0.0),
-            -found.eqlin.marginals if len(equal) else np.zeros(0),
-            np.maximum(found.lower.marginals[:p], 0.0),
-            np.maximum(-found.upper.marginals[:p], 0.0),
-            0.0,
-        )
-        floors = np.maximum(marginal[m:], 0.0)
-        return {"x": found.x[:p], "floors": floors, "duals": duals, "n_iter": int(found.nit), "status": ""}
 
     def _from_program(self, found: dict[str, Any], y: Any) -> Proposal:
         if found["x"] is None:
