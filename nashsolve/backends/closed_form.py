@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nashsolve.core.arrays import Array, quiet
+from nashsolve.core.arrays import Array, device, quiet
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
@@ -27,14 +27,15 @@ class ClosedForm:
         if problem.n <= 2:
             return None
         xp, b = problem.xp, problem.unit_gram
-        off = b - xp.linalg.diagonal(b)[..., None] * xp.eye(problem.n, dtype=xp.float64)
+        off = b - xp.linalg.diagonal(b)[..., None] * xp.eye(problem.n, dtype=xp.float64, device=device(b))
         return "more than two players, and the Gram is not diagonal" if bool(xp.any(off != 0)) else None
 
     def solve(self, problem: BargainingProblem, start: Array | None = None) -> RawAnswer:
         xp, b, w = problem.xp, problem.unit_gram, problem.power
         with quiet(xp):
             norm = xp.sqrt(xp.linalg.diagonal(b))
-            alpha = xp.sqrt(w) / norm * xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64)
+            every = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
+            alpha = xp.sqrt(w) / norm * every
             if problem.n == 2:
                 rho = b[..., 0, 1] / (norm[..., 0] * norm[..., 1])
                 k = w[..., 0] / w[..., 1]

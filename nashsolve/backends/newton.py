@@ -55,7 +55,8 @@ class Newton:
         deadline = None if self.time_limit is None else time.perf_counter() + self.time_limit
         xp = problem.xp
         if problem.n == 0:
-            return RawAnswer(xp.zeros((*problem.batch_shape, 0), dtype=xp.float64), 0)
+            empty = xp.zeros((*problem.batch_shape, 0), dtype=xp.float64, device=device(problem.unit_gram))
+            return RawAnswer(empty, 0)
         with quiet(xp):
             if problem.disagreement is not None:
                 return solve_with_disagreement(problem, start, self.max_iter, deadline)

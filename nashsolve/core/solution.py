@@ -309,7 +309,7 @@ def _decide(
     """Worst news last: each `where` overrides what stands."""
     xp = problem.xp
     if problem.n == 0:
-        return xp.zeros(problem.batch_shape, dtype=xp.int64), ""
+        return xp.zeros(problem.batch_shape, dtype=xp.int64, device=arrays.device(worst)), ""
     sure = (proof.margin_lower > 0) & (worst <= rtol)
     if problem.invalid is None and bool(xp.all(sure)):
         return xp.zeros(worst.shape, dtype=xp.int64, device=arrays.device(worst)), ""
@@ -320,6 +320,7 @@ def _decide(
         worst.shape,
         int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)),
         dtype=xp.int64,
+        device=arrays.device(worst),
     )
     codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
     codes = xp.where(floor & feasible & ~near, 0 * codes + int(Status.AMBIGUOUS), codes)
