@@ -2,10 +2,11 @@ r"""
 Accuracy near "no agreement"
 ============================
 
-Two almost opposed players, whose solution is known to sixty digits. The nearer their margin is to zero, the larger is
-the error of ``alpha``: much more so if it starts from a Gram matrix, because the digits are lost when the matrix is formed.
-Solid lines are errors, dotted ones the bounds that the library states without knowing the solution. A bound has to lie
-above its line. Curves end where the library answers that the data cannot tell, or that there is no agreement.
+Two almost opposed players, whose solution is known to sixty digits. The nearer they are to opposite, the larger is the
+error of ``alpha``, and much more so from a Gram matrix: its digits are lost when the matrix is formed. Solid lines are
+errors, dotted ones the bounds that the library states without knowing the solution. A bound must lie above its line,
+and the program stops if it does not; that for vectors is far from tight here. Curves end where the library says that
+the data cannot tell whether an agreement exists.
 """
 
 from decimal import Decimal, getcontext
