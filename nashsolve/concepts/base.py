@@ -54,6 +54,11 @@ class Agreement:
     message: str = ""
 
 
+def support_at(bargain: Bargain, direction: Any, found: Proposal) -> float:
+    """The oracle's bound for a point that obeys the constraints, infinite for any other."""
+    return bargain.oracle.support(direction, found) if bargain.oracle.feasible(found) else np.inf
+
+
 def numpy_view(problem: Any) -> Any:
     """What the judge reads of a problem, in NumPy."""
     return _View(problem)

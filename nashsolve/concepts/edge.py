@@ -14,7 +14,7 @@ from nashsolve.core.errors import SolverFailed
 from nashsolve.oracles.base import Proposal
 from nashsolve.problems.outcomes import OutcomeBargainingProblem
 
-from .base import Bargain
+from .base import Bargain, support_at
 
 
 class Edge:
@@ -98,7 +98,7 @@ class Edge:
     def judge(self, found: Proposal) -> tuple[Any, float]:
         """Multipliers that support the agreement, and how far beyond it the set reaches in that direction."""
         y = np.maximum(found.multipliers, 0.0)
-        return y, self.bargain.oracle.support(y, found) - float(y @ found.utilities)
+        return y, support_at(self.bargain, y, found) - float(y @ found.utilities)
 
 
 def pareto_chain(points: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nashsolve.core.errors import InvalidProblem, SolverFailed
 
-from .base import Bargain
+from .base import Bargain, support_at
 
 KINDS = ("rational", "global")
 
@@ -28,7 +28,7 @@ def ideal_point(bargain: Bargain, kind: str = "rational") -> Any:
         e[i] = 1.0
         found = oracle.linear(e, floor)
         y = np.maximum(found.multipliers, e)
-        upper = oracle.support(y, found) - (float((y - e) @ d) if floor is not None else 0.0)
+        upper = support_at(bargain, y, found) - (float((y - e) @ d) if floor is not None else 0.0)
         best[i] = found.utilities[i]
         if not upper - best[i] <= 1e3 * oracle.rtol * max(abs(upper), abs(best[i] - d[i]), 1e-300):
             raise SolverFailed(

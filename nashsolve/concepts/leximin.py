@@ -10,7 +10,7 @@ import numpy as np
 from nashsolve.core.support import certify_value
 from nashsolve.oracles.base import Proposal
 
-from .base import Agreement, Bargain, no_agreement, numpy_view
+from .base import Agreement, Bargain, no_agreement, numpy_view, support_at
 
 _GAIN = 1e-6
 _TIGHT = 1e-6
@@ -32,8 +32,10 @@ def agree(bargain: Bargain, scale: Any, refine: bool) -> Agreement:
         if none is not None:
             return none
     with np.errstate(all="ignore"):
-        upper = (oracle.support(y, first) - float(y @ d)) / float(y @ scale)
+        upper = (support_at(bargain, y, first) - float(y @ d)) / float(y @ scale)
     best, stages = (first, 1) if not refine else _refine(bargain, scale, first, y, value)
+    if not oracle.feasible(best):
+        upper = np.inf
     reached = float(((best.utilities - d) / scale).min())
     proof = certify_value(numpy_view(bargain.problem), best.utilities, y, reached, upper, best.point)
     best = replace(best, multipliers=y)

@@ -12,7 +12,7 @@ import numpy as np
 from nashsolve.core.support import certify_fair
 
 from . import single
-from .base import Agreement, Bargain, no_agreement, numpy_view
+from .base import Agreement, Bargain, no_agreement, numpy_view, support_at
 
 
 def agree(bargain: Bargain) -> Agreement:
@@ -40,7 +40,7 @@ def agree_fair(bargain: Bargain, aversion: float) -> Agreement:
     with np.errstate(all="ignore"):
         slope = w * gains**-aversion
     good = (gains > 0).all() and np.isfinite(slope).all()
-    support = oracle.support(slope, found) if good else np.inf
+    support = support_at(bargain, slope, found) if good else np.inf
     proof = certify_fair(numpy_view(bargain.problem), found.utilities, support, aversion, found.point)
     if not float(proof.error_bound.max()) <= 1e3 * oracle.rtol:
         none = no_agreement(bargain)

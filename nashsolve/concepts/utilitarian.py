@@ -11,7 +11,7 @@ from nashsolve.core.errors import InvalidProblem
 from nashsolve.core.support import certify_value
 
 from . import single
-from .base import Agreement, Bargain, no_agreement, numpy_view
+from .base import Agreement, Bargain, no_agreement, numpy_view, support_at
 
 
 def agree(bargain: Bargain, rational: bool = False) -> Agreement:
@@ -29,5 +29,5 @@ def agree(bargain: Bargain, rational: bool = False) -> Agreement:
         return none
     y = np.maximum(found.multipliers, w)
     value = float(w @ found.utilities)
-    upper = oracle.support(y, found) - (float((y - w) @ d) if rational else 0.0)
+    upper = support_at(bargain, y, found) - (float((y - w) @ d) if rational else 0.0)
     return Agreement(found, certify_value(numpy_view(bargain.problem), found.utilities, y, value, upper, found.point))

@@ -32,6 +32,10 @@ class Oracle(Protocol):
     rtol: float
     """Relative accuracy of gains that this way of solving reaches."""
 
+    def feasible(self, proposal: Proposal) -> bool:
+        """Whether the point obeys every constraint, up to rounding; a bound is no certificate for one that does not."""
+        ...
+
     @property
     def resolution(self) -> float:
         """Share of the players' gains below which a max-min gain is not told from zero."""

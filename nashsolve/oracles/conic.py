@@ -77,6 +77,10 @@ class ConicOracle:
             np.add.at(y, np.concatenate([free, held]).astype(int), [float(abs(c.dual_value)) for c in link])
         return Proposal(found.utilities, found.point, y, found.n_iter, self.solver, found.stopped, found.evidence)
 
+    def feasible(self, proposal: Proposal) -> bool:
+        """As far as the conic solver's tolerance goes; measured when the point was found."""
+        return bool(proposal.evidence.get("violation", np.inf) <= 1e-6)
+
     def spread(self) -> Any:
         """Not known without more solves."""
         return np.zeros(self.n)
@@ -102,10 +106,19 @@ class ConicOracle:
         utilities = np.array([float(np.asarray(u.value).reshape(())) for u in self.expressions])
         point = {v.name(): np.array(v.value) for v in model.variables() if v.value is not None}
         point = {k: v for k, v in point.items() if any(k == v.name() for v in self._own())}
+        violation = max((float(np.max(c.violation(), initial=0.0)) for c in self.constraints), default=0.0)
         duals = [None if c.dual_value is None else np.array(c.dual_value) for c in self.constraints]
         stats = model.solver_stats
         steps = int(stats.num_iters) if stats is not None and stats.num_iters is not None else 0
-        return Proposal(utilities, point, nan, steps, self.solver, "", {"duals": duals, "cvxpy_status": status})
+        return Proposal(
+            utilities,
+            point,
+            nan,
+            steps,
+            self.solver,
+            "",
+            {"duals": duals, "cvxpy_status": status, "violation": violation},
+        )
 
     def _own(self) -> list[Any]:
         return [v for e in (*self.expressions, *self.constraints) for v in e.variables()]

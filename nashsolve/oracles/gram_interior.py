@@ -45,7 +45,7 @@ def solve_in_ball(gram: Any, b: Any, w: Any, max_iter: int) -> tuple[Any, int, s
             return found / size, step, "" if best < 1e-9 else "numerical"
         if length < _FLAT * eta.sum() or step == max_iter:
             break
-        moved = _step(gram, n, target, eta, s, pull, length, slack)
+        moved = _step(gram, b, n, target, eta, s, pull, length, slack)
         if moved is None:
             break
         eta, s = moved
@@ -70,7 +70,7 @@ def _excess(gram: Any, b: Any, w: Any, eta: Any, slack: Any, total: float) -> fl
 
 
 def _step(
-    gram: Any, n: int, target: Any, eta: Any, s: Any, pull: Any, length: float, slack: Any
+    gram: Any, b: Any, n: int, target: Any, eta: Any, s: Any, pull: Any, length: float, slack: Any
 ) -> tuple[Any, Any] | None:
     """Predictor and corrector with one factor; None where it breaks down."""
     system = (gram - np.multiply.outer(pull, pull) / length**2) / length
@@ -86,13 +86,14 @@ def _step(
         return move, wanted - s - ratio * move
 
     move, ds = direction(target)
-    rows = len(eta) - n
+    rows, mu = len(eta) - n, 0.0
     aim = target - move * ds
     if rows:
         t = min(1.0, _longest(eta, move, s, ds))
         mu = float(eta[n:] @ s[n:]) / rows
         after = float((eta[n:] + t * move[n:]) @ (s[n:] + t * ds[n:])) / rows
-        aim[n:] += mu * max(min(max(after / mu, 0.0), 1.0) ** 3, 0.1 * (1 - t) ** 2)
+        mu *= max(min(max(after / mu, 0.0), 1.0) ** 3, 0.1 * (1 - t) ** 2)
+        aim[n:] += mu
     move, ds = direction(aim)
     longest = _longest(eta, move, s, ds)
     if longest < 0.5:  # jammed: aim at the centre, without the correction
@@ -103,7 +104,32 @@ def _step(
         if length > longest:
             move, ds, longest = other, other_s, length
     t = min(1.0, (0.9995 if longest > 0.9 else 0.9) * longest)
+    if rows and not _descends(gram, b, _aim_of(target, n, mu), eta, move, t):
+        # the plain direction descends on the convex function whose minimum the central path is, if only a little way
+        aim = _aim_of(target, n, float(eta[n:] @ s[n:]) / rows)
+        move, ds = direction(aim)
+        longest = _longest(eta, move, s, ds)
+        t = min(1.0, 0.9 * longest)
+        while t > 1e-9 and not _descends(gram, b, aim, eta, move, t):
+            t *= 0.5
     return (eta + t * move, s + t * ds) if t > 1e-12 else None
+
+
+def _aim_of(target: Any, n: int, mu: float) -> Any:
+    """The target of the central path: weights for players, mu for constraints."""
+    aim = target.copy()
+    aim[n:] = mu
+    return aim
+
+
+def _descends(gram: Any, b: Any, aim: Any, eta: Any, move: Any, t: float) -> bool:
+    """Whether the step lowers the dual barrier ``|K' eta| - b' eta - sum aim log eta``."""
+
+    def value(at: Any) -> float:
+        return float(np.sqrt(max(at @ gram @ at, 0.0)) - b @ at - aim @ np.log(at))
+
+    before = value(eta)
+    return value(eta + t * move) <= before + 1e-12 * (1 + abs(before))
 
 
 def _longest(eta: Any, move: Any, s: Any, ds: Any) -> float:

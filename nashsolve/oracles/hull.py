@@ -56,6 +56,11 @@ class HullOracle(SmoothOracle):
             y = weights / gains
         return Proposal(utilities, pi, np.where(gains > 0, y, scale), steps, "lottery", stopped, {"gains": gains})
 
+    def feasible(self, proposal: Proposal) -> bool:
+        """Probabilities that add up to one."""
+        pi = proposal.point
+        return bool((pi >= -1e-8).all()) and abs(float(pi.sum()) - 1) <= 1e-8
+
     def linear(self, direction: Any, floor: Any = None) -> Proposal:
         """See Oracle."""
         return self._by_columns(lambda table: SmoothOracle.linear(table, direction, floor), direction)

@@ -121,6 +121,10 @@ class SmoothOracle:
             bound = self._highest_by_program(q)
         return bound + fixed
 
+    def feasible(self, proposal: Proposal) -> bool:
+        """Bounds, rows, equations and ball, each relative to the numbers that enter it."""
+        return self.domain.holds(proposal.point)
+
     # how they are answered
 
     def _only_ball_and_rows(self) -> bool:

@@ -11,6 +11,9 @@ import numpy as np
 from nashsolve.core import arrays
 from nashsolve.core.errors import InvalidProblem, InvalidType
 
+_ROOM = 1e-8
+"""Violation of a constraint, relative to what enters it, that counts as rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Domain:
@@ -113,6 +116,21 @@ class Domain:
         in_box = _product(np.maximum(left, 0.0), high) - _product(np.maximum(-left, 0.0), low)
         in_ball = np.inf if self.radius is None else self.radius * float(np.linalg.norm(left))
         return float(fixed) + min(in_box, in_ball)
+
+    def holds(self, x: Any) -> bool:
+        """Whether x obeys every constraint up to 1e-8 of the numbers that enter it."""
+        if not np.isfinite(x).all():
+            return False
+        size = abs(x) + np.minimum(abs(x).max(initial=0.0), 1.0)
+        over = self.matrix @ x - self.limit
+        off = abs(self.equal @ x - self.total)
+        return bool(
+            (x >= self.lower - _ROOM * size).all()
+            and (x <= self.upper + _ROOM * size).all()
+            and (over <= _ROOM * (abs(self.matrix) @ abs(x) + abs(self.limit))).all()
+            and (off <= _ROOM * (abs(self.equal) @ abs(x) + abs(self.total))).all()
+            and (self.radius is None or float(np.linalg.norm(x)) <= self.radius * (1 + 1e-12))
+        )
 
     def no_duals(self) -> Duals:
         """Multipliers of zero."""

@@ -270,3 +270,67 @@ def test_a_frontier_point_as_disagreement_has_no_agreement(exact: bool) -> None:
     problem = ns.ConvexBargainingProblem([first, lambda z: z[1]], ns.simplex(2), disagreement=d)
     solution = ns.solve(problem, on_failure="return")
     assert_status(solution, Status.NO_AGREEMENT, Status.AMBIGUOUS)
+
+
+@pytest.mark.parametrize("kind", ["gram_interior", "interior"])
+def test_engine_options_change_what_happens(kind: str) -> None:
+    rows = np.random.default_rng(0).uniform(0, 1, (3, 4))
+    domain = ns.ball(4) & ns.polytope(np.ones((1, 4)), [1.2])
+    domain = domain if kind == "gram_interior" else domain & ns.box(-np.ones(4), np.ones(4))
+    problem = ns.ConvexBargainingProblem(rows, domain)
+    whole = ns.solve(problem)
+    assert whole.solver == kind and whole.status is Status.SOLVED
+    assert_status(ns.solve(problem, max_iter=1, on_failure="return"), Status.MAX_ITER)
+    with pytest.raises(ns.SolverFailed, match="iteration limit"):
+        ns.solve(problem, max_iter=1)
+    assert_status(ns.solve(problem, time_limit=0.0, on_failure="return"), Status.MAX_TIME)
+    assert_status(ns.solve(problem, rtol=1e-13, on_failure="return"), Status.SOLVED_INACCURATE)
+
+
+def test_options_that_cvxpy_cannot_take_are_refused() -> None:
+    z = cp.Variable(2, nonneg=True)
+    with pytest.raises(ns.InvalidProblem, match="max_iter has no effect"):
+        ns.solve(ns.ConvexBargainingProblem([z[0], z[1]], [cp.sum(z) <= 1]), max_iter=3)
+
+
+def test_two_ways_through_a_ball_agree() -> None:
+    """A bound that never binds sends the problem to the general method."""
+    rng = np.random.default_rng(3)
+    rows, matrix = rng.uniform(0, 1, (4, 6)), rng.uniform(0, 1, (2, 6))
+    domain = ns.ball(6) & ns.polytope(matrix, [0.9, 1.0])
+    quick = ns.solve(ns.ConvexBargainingProblem(rows, domain))
+    general = ns.solve(ns.ConvexBargainingProblem(rows, domain & ns.box(-2 * np.ones(6), 2 * np.ones(6))))
+    assert (quick.solver, general.solver) == ("gram_interior", "interior")
+    assert_near(quick.utilities, general.utilities, 1e-7)
+    assert_near(quick.duals["matrix"], general.duals["matrix"], 1e-5, 1e-7)
+    slack = ns.ConvexBargainingProblem(np.vstack([rows, -rows[:1]]), domain, disagreement=[-1, 0, 0, 0, -3])
+    assert ns.solve(slack).success  # opposed players: here the ball may be idle
+
+
+@pytest.mark.parametrize(
+    ("problem", "point"),
+    [
+        (ns.ConvexBargainingProblem(np.eye(2), ns.simplex(2)), np.array([0.9, 0.9])),
+        (ns.ConvexBargainingProblem(np.eye(2), ns.ball(2)), np.array([0.8, 0.8])),
+        (ns.ConvexBargainingProblem(np.eye(2), ns.box([0, 0], [1, 1])), np.array([1.1, 1.1])),
+        (ns.ConvexBargainingProblem(np.eye(2), ns.simplex(2, free_disposal=False)), np.array([0.6, 0.6])),
+        (ns.OutcomeBargainingProblem(np.eye(2)), np.array([0.7, 0.7])),
+    ],
+)
+def test_a_point_outside_the_set_is_never_certified(monkeypatch: pytest.MonkeyPatch, problem, point) -> None:
+    """A solver that cheats on the constraints finds better utilities, and the judge refuses them."""
+    from dataclasses import replace
+
+    from nashsolve.oracles.hull import HullOracle
+    from nashsolve.oracles.smooth import SmoothOracle
+
+    for kind in (HullOracle, SmoothOracle):
+        honest = kind.fair
+
+        def cheat(self, *arguments, honest=honest):
+            return replace(honest(self, *arguments), point=point, utilities=point.copy())
+
+        monkeypatch.setattr(kind, "fair", cheat)
+    found = ns.solve(problem, on_failure="return")
+    assert_status(found, Status.NUMERICAL_ERROR)
+    assert not found.success
