@@ -43,9 +43,14 @@ def torchrun(ranks: int, file: Path, out: Path) -> list[subprocess.CompletedProc
         env |= {"GLOO_SOCKET_IFNAME": "lo", **{k: v for k, v in os.environ.items() if k not in env}}
         started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env))
     done = []
-    for process in started:
-        output, errors = process.communicate(timeout=120)
-        done.append(subprocess.CompletedProcess(words, process.returncode, output, errors))
+    try:
+        for process in started:
+            output, errors = process.communicate(timeout=100)
+            done.append(subprocess.CompletedProcess(words, process.returncode, output, errors))
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
     return done
 
 
