@@ -1,7 +1,7 @@
 """The short way on a CUDA device: a Gram in CuPy or torch goes to the kernel and the Solution comes back unread.
 
-Nothing waits for the device in a batch: inputs are checked, statuses set and unanswered items blanked there. Without
-CuPy, and for what the kernel does not take, the general path solves on the device by its array library.
+Nothing waits for the device: inputs are checked, statuses set and unanswered items blanked there. Without CuPy, and for
+what the kernel does not take, the general path solves on the device by its array library.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from .core.arrays import Array
 from .core.errors import InvalidProblem
 from .core.problem import BargainingProblem
 from .core.solution import Solution, from_planes
-from .core.status import Status
 
 OPTIONS = frozenset({"max_iter", "rtol"})
 """Options of a solve that the short way can take."""
-
-MESSAGE = "The statuses are on the device: read solution.status there, or solution.success, which waits for it."
 
 _BOUND, _MULTIPLIER = 4, 0
 
@@ -44,11 +41,7 @@ def solve(problem: Any, start: Any, solver: str, **options: Any) -> Solution | N
         return None
     launch = _launch(problem, start, **options)
     launch.run()
-    solution = _solution(problem, launch, begin)
-    if not problem.batch_shape and solution.status is Status.INVALID_INPUT:
-        _ = problem.unit_gram  # reads the problem, and says what is wrong
-        return None
-    return solution
+    return _solution(problem, launch, begin)
 
 
 class Prepared:
@@ -164,7 +157,4 @@ def _solution(problem: BargainingProblem, launch: cupy_batched.Launch, begin: fl
         xp = problem.xp
         lines = [v if k == _BOUND else xp.astype(v, xp.float32) for k, v in enumerate(lines)]
         numbers[_MULTIPLIER] = xp.astype(numbers[_MULTIPLIER], xp.float32)
-    message = MESSAGE if problem.batch_shape else ""
-    return from_planes(
-        problem, lines, numbers, launch.status, launch.n_iter, "cupy", begin, details={}, message=message
-    )
+    return from_planes(problem, lines, numbers, launch.status, launch.n_iter, "cupy", begin, unread=True)

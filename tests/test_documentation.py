@@ -50,15 +50,16 @@ ANSWERS = (
 
 INTERNAL = {"nashsolve.integrations.multitask": {"check_options"}}  # read by the classes for TorchJD, too
 
-SHOWN_ONLY: dict[tuple[str, str], str] = {
+_WRITES = "writes a file; the gallery draws the same picture"
+SHOWN_ONLY = {
     (
         "tensors.md",
         "from nashsolve.integrations.torchjd import NashBargaining, NashMTL",
     ): "needs a TorchJD training loop",
-    (
-        "bargaining.md",
-        "agreements = ns.compare(problem).solutions",
-    ): "writes a file; the gallery draws the same picture",
+    ("bargaining.md", "agreements = ns.compare(problem).solutions"): _WRITES,
+    ("moe/stability.md", "import numpy as np"): _WRITES,
+    ("gpu.md", "import torch, nashsolve as ns"): "needs a CUDA device",
+    ("gpu.md", "from nashsolve.on_device import Prepared"): "needs a CUDA device",
 }
 """(page, first line) -> why a block of Python is shown and not run."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import arrays, rendering
 from .arrays import Array
@@ -71,6 +71,18 @@ class Solution:
     details: dict[str, Any] = field(default_factory=dict)
     concept: str = "nash"
     _point: Array | None = field(default=None, repr=False)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """How one problem on a device ended, when it is first asked for; an invalid one raises then."""
+            if name not in _READ_LATE or "_unread" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            ends = _ends(self.problem, *self._unread)
+            if ends["status"] is Status.INVALID_INPUT:
+                _ = self.problem.unit_gram  # reads the problem, and says what is wrong
+            self.__dict__.update(ends)
+            return ends[name]
 
     @property
     def success(self) -> bool:
@@ -216,24 +228,23 @@ def from_planes(
     begin: float,
     wrap: Any = None,
     details: dict[str, Any] | None = None,
-    message: str = "",
+    unread: bool = False,
 ) -> Solution:
     """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
 
     lines : (7, ..., n) and numbers : (11, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
     wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
-    message : for a batch whose statuses the host does not read; what limits its accuracy then stays unsaid
+    unread : leave statuses on their device; those of one problem are read, which waits, when they are asked for
     """
-    gap, floor = numbers[2], numbers[9]
-    single = codes.ndim == 0
-    status: Any = Status(int(codes)) if single else codes
-    limited = ""
-    if not message and (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
-        limited = "gram_error" if problem.gram_error else "precision"
-    message = message or (status.advice if single else batch_message(codes, problem))
+    gap, single = numbers[2], codes.ndim == 0
+    if unread:
+        ends = {"message": _UNREAD}
+        ends |= {"_unread": (codes, n_iter, numbers[9])} if single else _ends_unread(codes, n_iter)
+    else:
+        ends = _ends(problem, codes, n_iter, numbers[9])
     if wrap is not None:
         lines, numbers = wrap(lines), wrap(numbers)
-        status = status if single else wrap(codes)
+        ends["status"] = ends["status"] if single else wrap(codes)
     alpha, coefficients, utilities, gains, bound, blocking, effective = lines
     multiplier, log_nash, gap, backward, angle, margin, margin_lower, radius_needed, *_ = numbers
     solution = object.__new__(Solution)
@@ -245,7 +256,6 @@ def from_planes(
         utilities=utilities,
         gains=gains,
         log_nash_product=log_nash,
-        status=status,
         gap=gap,
         backward_error=backward,
         error_bound=bound,
@@ -255,16 +265,37 @@ def from_planes(
         certificate=blocking,
         radius_needed=radius_needed,
         effective_weights=effective,
-        limited_by=limited,
-        n_iter=int(n_iter) if single and not isinstance(n_iter, int) else n_iter,
         solver=solver,
         solve_time=time.perf_counter() - begin,
-        message=message,
         details={} if details is None else details,
         _point=None,
+        **ends,
     )
     return solution
 
+
+def _ends(problem: BargainingProblem, codes: Any, n_iter: Any, floor: Any) -> dict[str, Any]:
+    """How a solve ended, read by the host."""
+    single = codes.ndim == 0
+    status: Any = Status(int(codes)) if single else codes
+    limited = ""
+    if (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
+        limited = "gram_error" if problem.gram_error else "precision"
+    return {
+        "status": status,
+        "limited_by": limited,
+        "n_iter": int(n_iter) if single and not isinstance(n_iter, int) else n_iter,
+        "message": status.advice if single else batch_message(codes, problem),
+    }
+
+
+def _ends_unread(codes: Any, n_iter: Any) -> dict[str, Any]:
+    """The ends of a batch that the host does not read; what limits its accuracy stays unsaid."""
+    return {"status": codes, "limited_by": "", "n_iter": n_iter}
+
+
+_UNREAD = "The statuses are on the device: read solution.status there, or solution.success, which waits for it."
+_READ_LATE = frozenset({"status", "limited_by", "n_iter"})
 
 _PER_ITEM = (
     *("alpha", "ball_multiplier", "coefficients", "utilities", "gains", "log_nash_product", "status", "gap"),

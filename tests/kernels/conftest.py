@@ -42,7 +42,7 @@ def tensor(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed")
     waits = ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "cpu", "numpy", "nonzero")
 
-    class Tensor(torch.Tensor):
+    class OnDevice(torch.Tensor):
         is_cuda = True
 
         @classmethod
@@ -51,16 +51,16 @@ def tensor(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
                 raise fake_cupy.Sync(f"{func.__name__} reads a value on the device")
             return super().__torch_function__(func, types, args, kwargs or {})
 
-    Tensor.__module__ = "torch.on_a_device"
+    OnDevice.__module__ = "torch.on_a_device"
 
     class Stream:
         def __cuda_stream__(self) -> tuple[int, int]:
             return 0, 77
 
     def empty(*args: Any, **options: Any) -> Any:
-        return made(*args, **options).as_subclass(Tensor)
+        return made(*args, **options).as_subclass(OnDevice)
 
     made = torch.empty
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
     monkeypatch.setattr(torch, "empty", empty)
-    yield lambda value: torch.as_tensor(value).clone().as_subclass(Tensor)
+    yield lambda value: torch.as_tensor(value).clone().as_subclass(OnDevice)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -160,6 +161,7 @@ def library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
     source, target = folder / f"{name}.cpp", folder / f"{name}.so"
     source.write_text(text)
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wno-psabi", "-Wno-attributes"]
+    flags += os.environ.get("NASH_HOST_FLAGS", "").split()  # tools/sanitize.py
     subprocess.run([compiler, *flags, *defines, str(source), "-o", str(target)], check=True, capture_output=True)
     loaded = ctypes.CDLL(str(target))
     shutil.rmtree(folder)

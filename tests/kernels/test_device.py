@@ -184,17 +184,36 @@ def test_a_proof_of_no_agreement_holds(cupy: Any) -> None:
     assert np.linalg.norm(y @ rows) <= 1e-8 * (y @ np.linalg.norm(rows, axis=1))
 
 
-def test_one_problem_is_read(cupy: Any) -> None:
+def test_one_problem_waits_when_it_is_read(cupy: Any) -> None:
     gram = grams(4, 1)[0]
     found = ns.solve(DeviceArray(gram))
     assert found.status is Status.SOLVED and found.solver == "cupy" and isinstance(found.n_iter, int)
-    assert found.message == Status.SOLVED.advice
+    assert found.message == Status.SOLVED.advice and found.limited_by == ""
+    with no_sync():
+        later = ns.solve(DeviceArray(gram), on_failure="return")
+        assert np.array_equal(plain(later.alpha), plain(found.alpha))
+        for name in ("status", "n_iter", "limited_by", "success"):
+            with pytest.raises(fake_cupy.Sync):
+                getattr(later, name)
+        with pytest.raises(fake_cupy.Sync):
+            ns.solve(DeviceArray(gram))
+    assert later.success and later.n_iter == found.n_iter and later.message == found.message
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = later.no_such
+
+
+def test_one_problem_without_an_answer(cupy: Any) -> None:
+    opposed = DeviceArray(np.array([[1.0, -1.0], [-1.0, 1.0]]))
     with pytest.raises(NoAgreement, match="player 0"):
-        ns.solve(DeviceArray(np.array([[1.0, -1.0], [-1.0, 1.0]])))
+        ns.solve(opposed)
+    assert ns.solve(opposed, on_failure="return").status is Status.NO_AGREEMENT
+    bad = DeviceArray(np.array([[1.0, np.nan], [np.nan, 1.0]]))
     with pytest.raises(InvalidProblem, match=r"gram\[0, 1\] is nan"):
-        ns.solve(DeviceArray(np.array([[1.0, np.nan], [np.nan, 1.0]])))
-    with no_sync(), pytest.raises(fake_cupy.Sync):
-        ns.solve(DeviceArray(gram))
+        ns.solve(bad)
+    found = ns.solve(bad, on_failure="return")
+    for _ in range(2):
+        with pytest.raises(InvalidProblem, match=r"gram\[0, 1\] is nan"):
+            _ = found.status
 
 
 def test_raise_reads_the_statuses_of_a_batch(cupy: Any) -> None:
