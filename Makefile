@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, pip and make; everything else goes into $(VENV).
 #   make demo       the first run: real bargaining problems, several solvers, one verdict
 #   make test       the test suite
-#   make check-all  lint, types, floors, wheel, lower bounds, documentation
+#   make check-all  lint, types, floors, wheel, lower bounds, documentation, sanitizers
 PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?= -n 2
@@ -17,7 +17,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check-all lint format types floors wheel lower-bounds docs triton fuzz bench clean
+.PHONY: help demo test check-all lint format types floors wheel lower-bounds docs sanitize triton fuzz bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -50,7 +50,7 @@ demo: $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-dev
 	$(ONE_THREAD) $(PY) -m pytest -q $(PYTEST_ARGS)
 
-check-all: lint types floors wheel lower-bounds docs
+check-all: lint types floors wheel lower-bounds docs sanitize
 	@echo "check-all: everything passed"
 
 lint: $(VENV)/.stamp-dev
@@ -83,6 +83,10 @@ docs: $(VENV)/.stamp-docs
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -E -b html docs build/docs/html
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -b doctest docs build/docs/doctest
 	@echo "docs: open build/docs/html/index.html"
+
+# The compiled kernel and the CUDA kernels, both on the host, under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.stamp-dev
+	$(PY) tools/sanitize.py
 
 # The Triton kernels in Triton's interpreter and compiled for Hopper, without a GPU. A download of some 300 MB.
 triton: $(VENV)/.stamp-dev
