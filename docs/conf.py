@@ -70,5 +70,26 @@ def _cite_by_key(app, what, name, obj, options, lines):
         lines[i] = re.sub(r"\[(\w+)\]_(?!\w)", lambda m: f":cite:t:`{m[1]}`" if m[1] in _KEYS else m[0], line)
 
 
+_FIELD = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*) : (.+)")
+
+
+def _list_fields(app, what, name, obj, options, lines):
+    """Turn the lines `name : meaning` of a short docstring, which would run together, into a list."""
+    written, inside = [], False
+    for line in lines:
+        if found := _FIELD.fullmatch(line):
+            written += [] if inside else [""]
+            written.append(f"* **{found[1]}** : {found[2]}")
+            inside = True
+        elif inside and line.startswith("    "):
+            written.append(f"  {line.strip()}")
+        else:
+            written += [""] if inside else []
+            written.append(line)
+            inside = False
+    lines[:] = written
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", _cite_by_key, priority=900)
+    app.connect("autodoc-process-docstring", _list_fields, priority=800)

@@ -29,7 +29,7 @@ class Derivatives:
     """Derivatives of the utilities (n,).
 
     disagreement, weights : (n, n), entry [i, j] for u_i by player j's number
-    data : by name, (n, *shape of the data): "gram" and "vectors", "payoffs", or "utilities" and "limit"
+    data : by name, n and the shape of the data: "gram" and "vectors", "payoffs", or "utilities" and "limit"
     smooth : False in a kink, where the derivatives hold on one side only
     method : "implicit" or "differences"
     """
