@@ -131,6 +131,7 @@ def test_numbers_are_those_of_the_core(cupy: Any, n: int) -> None:
 
 BAD = {
     "nan": lambda g: g.__setitem__((0, 1), np.nan),
+    "a length that is nan": lambda g: g.__setitem__((1, 1), np.nan),
     "inf": lambda g: g.__setitem__((1, 1), np.inf),
     "negative diagonal": lambda g: g.__setitem__((1, 1), -1.0),
     "asymmetric": lambda g: g.__setitem__((0, 1), g[0, 1] + 1e-3),
