@@ -79,7 +79,7 @@ lower-bounds: $(VENV)/.stamp-dev
 	$(ONE_THREAD) $(PY) tools/lower_bounds.py --venv build/lower-bounds
 
 docs: $(VENV)/.stamp-docs
-	rm -rf docs/reference/generated
+	rm -rf docs/reference/generated docs/gallery
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -E -b html docs build/docs/html
 	$(ONE_THREAD) $(BIN)/sphinx-build -W --keep-going -q -b doctest docs build/docs/doctest
 	@echo "docs: open build/docs/html/index.html"
@@ -94,7 +94,12 @@ triton: $(VENV)/.stamp-dev
 	$(ONE_THREAD) $(PY) -m pytest -q tests/tall
 
 fuzz: $(VENV)/.stamp-dev
+	-$(PIP) -e ".[fuzz]"
 	$(PY) tools/fuzz_checkpoints.py --seconds 60
+
+# Asks every server that a page links to, so it needs a network and is no part of check-all.
+links: $(VENV)/.stamp-docs
+	$(ONE_THREAD) $(BIN)/sphinx-build -q -b linkcheck docs build/docs/links
 
 bench: $(VENV)/.stamp-dev
 	$(if $(wildcard benchmarks/requirements.txt),$(PIP) -r benchmarks/requirements.txt)
@@ -102,5 +107,5 @@ bench: $(VENV)/.stamp-dev
 
 # Leaves the virtual environment; remove $(VENV) by hand for a full restart.
 clean:
-	rm -rf build dist docs/_build docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build docs/gallery docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find nashsolve tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
