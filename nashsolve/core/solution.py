@@ -238,7 +238,7 @@ def from_planes(
     """
     gap, single = numbers[2], codes.ndim == 0
     if unread:
-        ends = {"message": _UNREAD}
+        ends: dict[str, Any] = {"message": _UNREAD}
         ends |= {"_unread": (codes, n_iter, numbers[9])} if single else _ends_unread(codes, n_iter)
     else:
         ends = _ends(problem, codes, n_iter, numbers[9])
