@@ -69,7 +69,8 @@ def weights(gram: Any, power: Any) -> Any:
 def solve(
     problem: Any, start: Any, general: Callable[[BargainingProblem], Solution], **options: Any
 ) -> Solution | None:
-    """The solution of a Gram array, or of a problem of gram, weights, radius and gram_error; None for all else.
+    """The solution of a Gram array, or of a problem of gram, weights, radius, disagreement and gram_error;
+    None for all else.
 
     `general` solves the items of a batch that the kernel does not call solved.
     """
@@ -78,18 +79,18 @@ def solve(
     if native is None:
         return None
     known = problem if isinstance(problem, BargainingProblem) else None
-    if known is not None and not known.plain_gram:
+    if known is not None and (not known.plain_gram or (start is not None and known.disagreement is not None)):
         return None
     given = problem if known is None else known.gram
     data = readable(given)
     if data is None or data.ndim < 2 or data.size == 0:
         return None
     shape = data.shape[:-1]
-    sides = [None, None, start.alpha if isinstance(start, Solution) else start]
+    sides = [None, None, None, start.alpha if isinstance(start, Solution) else start]
     error = 0.0
     if known is not None:
-        sides[:2], error = [known.weights, known.radius], known.gram_error
-    for k, (wide, axes) in enumerate(((shape, 1), (shape[:-1], 0), (shape, len(shape)))):
+        sides[:3], error = [known.weights, known.radius, known.disagreement], known.gram_error
+    for k, (wide, axes) in enumerate(((shape, 1), (shape[:-1], 0), (shape, 1), (shape, len(shape)))):
         if sides[k] is None:
             continue
         sides[k] = readable(sides[k])
@@ -132,12 +133,13 @@ def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, 
         or not alpha.size
     ):
         return None
-    if not _fits(problem.weights, alpha.shape, 1) or not _fits(problem.radius, alpha.shape[:-1], 0):
+    sides = problem.weights, problem.radius, problem.disagreement
+    items = alpha.shape[:-1]
+    if not (_fits(sides[0], alpha.shape, 1) and _fits(sides[1], items, 0) and _fits(sides[2], alpha.shape, 1)):
         return None
     lines, numbers = np.empty((_LINES, *alpha.shape)), np.empty((_NUMBERS, *alpha.shape[:-1]))
     codes = np.empty(alpha.shape[:-1], dtype=np.int64)
-    sides = problem.weights, problem.radius
-    if native.certify(gram, *sides, None, alpha, problem.gram_error, rtol, lines, numbers, codes) != Status.SOLVED:
+    if native.certify(gram, *sides, alpha, problem.gram_error, rtol, lines, numbers, codes) != Status.SOLVED:
         return None
     return from_planes(problem, lines, numbers, codes, raw.n_iter, solver, begin)
 

@@ -198,7 +198,8 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
         return catalog.make(solver, **options), solver
     formula = problem.vectors is None and problem.n in (1, 2) and not options and problem.mask is None
     picked = "closed_form" if formula and problem.disagreement is None else "newton"
-    fits = options.keys() <= direct.OPTIONS and not catalog.missing("compiled")
+    fits = options.keys() <= direct.OPTIONS and (problem.disagreement is None or problem.plain_gram)
+    fits = fits and not catalog.missing("compiled")
     if fits and catalog.make("compiled").why_not(problem) is None:
         picked = "compiled"
     data = problem.gram if problem.vectors is None else problem.vectors

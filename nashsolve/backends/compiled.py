@@ -19,13 +19,14 @@ from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
 from .at_zero import solve_at_zero
+from .disagreement import solve_with_disagreement
 
 _STOPPED = {1: "max_iter", 2: "numerical"}
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Newton's method in C++; zero disagreement.
+    """Newton's method in C++; with a disagreement point, Mehrotra's path to the active ball.
 
     max_iter : iterations allowed, >= 0; sweeps are not counted against it
     rtol : relative accuracy of alpha; None is 1e-10 in float64 and 1e-5 in float32
@@ -38,8 +39,6 @@ class Compiled:
     name: str = "compiled"
 
     def why_not(self, problem: BargainingProblem) -> str | None:
-        if problem.disagreement is not None:
-            return "it is written for zero disagreement; newton takes any"
         xp = problem.xp
         if is_numpy_namespace(xp):
             return None
@@ -51,6 +50,8 @@ class Compiled:
         if problem.n == 0 or 0 in problem.batch_shape:
             return RawAnswer(problem.xp.zeros((*problem.batch_shape, problem.n), dtype=problem.xp.float64), 0)
         with quiet(problem.xp):
+            if problem.disagreement is not None:  # what the kernel leaves open: an inactive ball, no agreement, vectors
+                return solve_with_disagreement(problem, start, self.max_iter, None)
             return solve_at_zero(problem, start, self._steps)
 
     def _steps(self, b: Array, w: Array, a: Array, total: Array, noise: float, cold: bool) -> tuple[Array, Any, str]:

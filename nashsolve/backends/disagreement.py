@@ -44,7 +44,7 @@ def solve_with_disagreement(
         xp.where(solved[..., None], alpha, cold.alpha),
         xp.where(solved, used, cold.n_iter),
         cold.stopped,
-        coefficients=None if c is None else xp.where(solved[..., None], 0 * c, c),
+        coefficients=None if c is None else xp.where(solved[..., None], xp.nan, c),
     )
 
 
@@ -65,7 +65,7 @@ def _solve_cold(problem: BargainingProblem, max_iter: int, deadline: float | Non
     coefficients = None
     if bool(xp.any(inactive)):
         c = matvec(xp.linalg.pinv(problem.unit_gram), utility, xp)
-        coefficients = xp.where(inactive[..., None], c, 0 * c) * problem.scale * radius[..., None]
+        coefficients = xp.where(inactive[..., None], c, xp.nan) * problem.scale * radius[..., None]
     if bool(xp.any(blocked)):
         y = _blocking(rows * ones[..., None], d, blocked, beta)
         force = matvec(xp.matrix_transpose(rows), y, xp)

@@ -54,7 +54,8 @@ def verify(problem: BargainingProblem, alpha: Any, coefficients: Any = None) -> 
     problem : BargainingProblem
     alpha : (..., n) multipliers `w / gains`, >= 0
     coefficients : (..., n), optional
-        Of the agreed point; only needed where the ball is inactive (multiplier zero), else ``alpha / lambda``.
+        Of the agreed point; only needed where the ball is inactive (multiplier zero), NaN for the other items of a
+        batch, whose point is ``alpha / lambda``.
 
     Returns
     -------
@@ -192,12 +193,12 @@ def certify(problem: BargainingProblem, alpha: Array, coefficients: Array | None
 
 
 class _Inside:
-    """Items whose ball is inactive: their point is given by coefficients, not by alpha."""
+    """Items whose ball is inactive: their point is given by coefficients, not by alpha; those of the others are NaN."""
 
     def __init__(self, problem: BargainingProblem, coefficients: Array, xp: Any) -> None:
         self.xp = xp
-        self.coefficients = coefficients
-        self.item = xp.any(coefficients != 0, axis=-1)
+        self.item = xp.all(xp.isfinite(coefficients), axis=-1)
+        self.coefficients = coefficients = xp.where(self.item[..., None], coefficients, xp.zeros_like(coefficients))
         self.utilities, self.length, self.error, _ = _products(problem, coefficients)
         outside = self.item & (self.length > problem.ball_radius * (1 + 1e-12))
         self.slack = xp.where(outside, xp.inf + 0 * self.length, 0 * self.length)

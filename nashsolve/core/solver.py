@@ -17,7 +17,7 @@ class RawAnswer:
     n_iter : iterations used, an int or an int array (...)
     stopped : why it stopped early, an empty string when it believes in its answer
     ball_multiplier : (...) where the solver knows it; None lets the core compute it
-    coefficients : (..., n) where `alpha / ball_multiplier` is undefined (inactive ball)
+    coefficients : (..., n) where `alpha / ball_multiplier` is undefined (inactive ball), NaN for other items
     details : anything worth showing, kept in `solution.details`
     """
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent
+INTERFACE = 2
+"""Raised with every change of what Python passes to the kernel, so that a stale build is not called."""
 
 
 @cache
@@ -20,6 +22,8 @@ def _try() -> tuple[Any, str]:
     except ImportError as error:
         missing = "_native" in str(error) and "cannot import name" in str(error)
         return None, "this installation was built without a C++ compiler" if missing else str(error)
+    if getattr(_native, "interface", 0) != INTERFACE:
+        return None, "the compiled kernel is older than this checkout; run  python hatch_build.py  to build it anew"
     return _native, ""
 
 

@@ -53,14 +53,15 @@ inline int worst_of(Pack code, int live) {
     return worst;
 }
 
-template <class S> struct Desk {  // the arrays of one solve, carved from one block of (3 n + 8 + LINES + 2) n + NUMBERS
-    S *gram, *unit, *w, *scale, *lines, *numbers;
+template <class S> struct Desk {  // the arrays of one solve, carved from one block
+    S *gram, *unit, *w, *scale, *d, *unit_d, *lines, *numbers;
     Room<S> room;
-    static constexpr long doubles(long n) { return (3 * n + 8 + LINES + 2) * n + NUMBERS; }
+    static constexpr long doubles(long n) { return (4 * n + PATH_LINES + LINES + 4) * n + NUMBERS; }
     NASH_FN Desk(S* block, int n) {
         gram = block, unit = gram + (long)n * n, room.square = unit + (long)n * n;
-        room.lines = room.square + (long)n * n, lines = room.lines + 8 * n, w = lines + LINES * n, scale = w + n;
-        numbers = scale + n;
+        room.lower = room.square + (long)n * n, room.lines = room.lower + (long)n * n;
+        lines = room.lines + PATH_LINES * n, w = lines + LINES * n, scale = w + n, d = scale + n, unit_d = d + n;
+        numbers = unit_d + n;
     }
 };
 
@@ -75,6 +76,8 @@ template <class S> NASH_FN void read(const Batch& p, long item, long step, int n
             load(desk.w[i], p.weights + item * p.weights_step + i, step * p.weights_step);
         else
             desk.w[i] = Kind<S>::all(1);
+    for (int i = 0; p.disagreement && i < n; ++i)
+        load(desk.d[i], p.disagreement + item * p.disagreement_step + i, step * p.disagreement_step);
     radius = Kind<S>::all(0);
     if (p.radius) load(radius, p.radius + item * p.radius_step, step * p.radius_step);
 }
@@ -95,8 +98,13 @@ template <class T> NASH_FN int one(const Batch& p, long item, int live, int n, t
     read(p, item, step, n, desk, radius);
     const Settings how{p.gram_error, p.rtol, p.max_iter, p.definite};
     read_start(p, item, step, n, desk.lines);
-    const S code = solve(T(), n, desk.gram, desk.w, radius, !p.radius, p.start != nullptr, how, desk.scale, desk.unit, desk.lines, desk.numbers,
-                         iterations, desk.room);
+    const bool natural = !p.radius, warm = p.start != nullptr;
+    S* none = nullptr;
+    const S code = p.disagreement
+                       ? solve_from<true>(T(), n, desk.gram, desk.w, desk.d, desk.unit_d, radius, natural, warm, how,
+                                          desk.scale, desk.unit, desk.lines, desk.numbers, iterations, desk.room)
+                       : solve_from<false>(T(), n, desk.gram, desk.w, none, none, radius, natural, warm, how,
+                                           desk.scale, desk.unit, desk.lines, desk.numbers, iterations, desk.room);
     const long plane = p.count * n;
     for (int i = 0; i < n; ++i) {
         for (int k = 0; k < (p.whole ? LINES : 1); ++k)
@@ -138,9 +146,8 @@ template <class T> NASH_FN int one_certify(const Batch& p, long item, int live, 
     const long step = live > 1 ? 1 : 0;
     read(p, item, step, n, desk, radius);
     read_start(p, item, step, n, desk.lines);
-    for (int i = 0; p.disagreement && i < n; ++i) load(desk.scale[i], p.disagreement + item * n + i, step * n);
     if (!p.radius) radius = root(T().sum(n, [&](int i) { return desk.w[i]; }));
-    const S code = certify(T(), n, desk.gram, desk.w, p.disagreement ? desk.scale : (S*)nullptr,
+    const S code = certify(T(), n, desk.gram, desk.w, p.disagreement ? desk.d : nullptr,
                            radius, p.gram_error, p.rtol, Kind<S>::all(CONVERGED), desk.lines, desk.numbers,
                            desk.room);
     for (int i = 0; i < n; ++i)

@@ -11,6 +11,7 @@ struct Batch {
     long radius_step;
     const double* start;  // null: cold
     const double* disagreement;  // null: zero
+    long disagreement_step;
     double noise;
     double gram_error, rtol;
     int max_iter;

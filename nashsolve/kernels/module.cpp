@@ -141,26 +141,34 @@ PyObject* weights(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return PyLong_FromLong(worst);
 }
 
+// A disagreement point for every item, or one for all; it needs a radius.
+bool place(const View& d, Batch& p) {
+    p.disagreement = d.doubles();
+    p.disagreement_step = d.length() == p.n ? 0 : p.n;
+    return !d.held || (p.radius && (d.length() == p.n || d.length() == (Py_ssize_t)p.count * p.n));
+}
+
 PyObject* solve(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 13)
+    if (count != 14)
         return PyErr_Format(PyExc_TypeError,
-                            "solve(gram, weights, radius, start, gram_error, rtol, max_iter, lines, numbers, status, "
+                            "solve(gram, weights, radius, disagreement, start, gram_error, rtol, max_iter, lines, numbers, status, "
                             "n_iter, (scale, unit), threads)");
-    View gram, w, radius, start, lines, numbers, status, n_iter, scale, unit;
+    View gram, w, radius, d, start, lines, numbers, status, n_iter, scale, unit;
     Batch p{};
-    p.gram_error = PyFloat_AsDouble(args[4]);
-    p.rtol = PyFloat_AsDouble(args[5]);
-    p.max_iter = (int)PyLong_AsLong(args[6]);
-    const long threads = PyLong_AsLong(args[12]);
-    PyObject *first = PyTuple_GetItem(args[11], 0), *second = first ? PyTuple_GetItem(args[11], 1) : nullptr;
+    p.gram_error = PyFloat_AsDouble(args[5]);
+    p.rtol = PyFloat_AsDouble(args[6]);
+    p.max_iter = (int)PyLong_AsLong(args[7]);
+    const long threads = PyLong_AsLong(args[13]);
+    PyObject *first = PyTuple_GetItem(args[12], 0), *second = first ? PyTuple_GetItem(args[12], 1) : nullptr;
     if (PyErr_Occurred()) return nullptr;
     if (!gram.take(args[0], false, 'd') || !w.take(args[1], false, 'd') || !radius.take(args[2], false, 'd') ||
-        !start.take(args[3], false, 'd') || !lines.take(args[7], true, 'd') || !numbers.take(args[8], true, 'd') ||
-        !status.take(args[9], true, 'q') || !n_iter.take(args[10], true, 'q') || !scale.take(first, true, 'd') ||
+        !d.take(args[3], false, 'd') || !start.take(args[4], false, 'd') || !lines.take(args[8], true, 'd') || !numbers.take(args[9], true, 'd') ||
+        !status.take(args[10], true, 'q') || !n_iter.take(args[11], true, 'q') || !scale.take(first, true, 'd') ||
         !unit.take(second, true, 'd') || !shape(gram, w, radius, p))
         return PyLong_FromLong(-1);
     const Py_ssize_t vector = (Py_ssize_t)p.count * p.n;
     if (start.held && start.length() != vector) return PyLong_FromLong(-1);
+    if (!place(d, p)) return PyLong_FromLong(-1);
     if (lines.length() != 7 * vector || numbers.length() != 11 * (Py_ssize_t)p.count || status.length() != p.count ||
         n_iter.length() != p.count || scale.length() != vector || unit.length() != vector * p.n)
         return PyErr_Format(PyExc_ValueError, "an output array has the wrong size");
@@ -189,10 +197,10 @@ PyObject* certify(PyObject*, PyObject* const* args, Py_ssize_t count) {
         !numbers.take(args[8], true, 'd') || !status.take(args[9], true, 'q') || !shape(gram, w, radius, p))
         return PyLong_FromLong(-1);
     const Py_ssize_t vector = (Py_ssize_t)p.count * p.n;
-    if (alpha.length() != vector || (d.held && d.length() != vector)) return PyLong_FromLong(-1);
+    if (alpha.length() != vector || !place(d, p)) return PyLong_FromLong(-1);
     if (lines.length() != 7 * vector || numbers.length() != 11 * (Py_ssize_t)p.count || status.length() != p.count)
         return PyErr_Format(PyExc_ValueError, "an output array has the wrong size");
-    p.start = alpha.doubles(), p.disagreement = d.doubles(), p.alpha = lines.doubles(), p.whole = true;
+    p.start = alpha.doubles(), p.alpha = lines.doubles(), p.whole = true;
     p.numbers = numbers.doubles(), p.status = status.integers();
     return PyLong_FromLong(engine->certify(p, 0, p.count));
 }
@@ -264,5 +272,7 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "nashsolve.kernels._native", "T
 
 PyMODINIT_FUNC PyInit__native() {
     engine = find(nullptr);
-    return PyModule_Create(&definition);
+    PyObject* module = PyModule_Create(&definition);
+    if (module) PyModule_AddIntConstant(module, "interface", 2);  // as INTERFACE in __init__.py
+    return module;
 }

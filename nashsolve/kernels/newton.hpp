@@ -9,10 +9,12 @@ constexpr double FRACTION = 0.9, TINY = 3e-8, STALL = 1e-4;
 
 enum Stop { CONVERGED = 0, OUT_OF_ITERATIONS = 1, BROKEN = 2, DIVERGED = 3 };
 
-// Room for one problem: `square` n * n scalars, `lines` 8 * n.
+// Room for one problem: `square` n * n scalars, `lines` 8 * n, or 18 * n with a disagreement point, which also needs
+// `lower`, n * n.
 template <class S> struct Room {
     S* square;
     S* lines;
+    S* lower;
 };
 
 // a: in, a positive start; out, the answer; lanes that are not live keep theirs. Returns one of Stop per lane, as a scalar; n_iter likewise.

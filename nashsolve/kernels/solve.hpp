@@ -1,6 +1,7 @@
 // The whole solve of one problem: read and check the Gram, equilibrate, iterate, certify, set the status.
 #pragma once
 #include "certificate.hpp"
+#include "path.hpp"
 
 namespace NASH_NAMESPACE {
 
@@ -10,6 +11,7 @@ struct Settings {
     double gram_error, rtol;
     int max_iter;
     bool definite;  // whether to prove the Gram positive semidefinite, at the price of one factorisation
+    double slack = 1;  // how far below zero its eigenvalues may lie, in units of rounding; 2 where nobody looks again
 };
 
 // gram: n * n, replaced by the mean of its halves. scale: n powers of two. unit: n * n, the Gram of players of size
@@ -27,9 +29,10 @@ NASH_FN typename Kind<typename T::S>::mask examine(const T& team, int n, typenam
     apart = team.halves(gram, scale, unit, n);
     const S largest = team.most(n, [&](int i) { return unit[(long)i * n + i]; });
     good = good & (apart <= limit) & (largest < 4.0);
-    good = good & team.within(unit, n, 1 + 2 * limit, room.lines);  // |A_ij|^2 <= A_ii A_jj, a cheap necessary condition
+    const double shift = how.slack * (16 * n * EPS + 4 * n * how.gram_error);
+    // |A_ij|^2 <= A_ii A_jj, a cheap necessary condition
+    good = good & team.within(unit, n, 1 + (how.slack > 1 ? 4 * shift : 2 * limit), room.lines);
     if (!how.definite) return good;
-    const double shift = 16 * n * EPS + 4 * n * how.gram_error;
     team.each(n, [&](int i) {
         for (int j = 0; j < i; ++j) room.square[(long)i * n + j] = unit[(long)i * n + j];
         room.square[(long)i * n + i] = unit[(long)i * n + i] + shift;
@@ -60,10 +63,12 @@ NASH_FN void choose_start(const T& team, int n, const typename T::S* b, const ty
     team.each(n, [&](int i) { a[i] = select(better, a[i], K::all(1)); });
 }
 
-// w: weights, positive and finite or the problem is left to Python. natural: whether the radius is sqrt(sum w). warm: whether ALPHA
-// of lines holds a start; a bad one is ignored.
-template <class T>
-NASH_FN typename T::S solve(const T& team, int n, typename T::S* gram, const typename T::S* w, typename T::S radius,
+// w: weights, positive and finite or the problem is left to Python. d: disagreement of the given players, read only
+// where PLACED. natural: whether the radius is sqrt(sum w). warm: whether ALPHA of lines holds a start; a bad one is
+// ignored.
+template <bool PLACED, class T>
+NASH_FN typename T::S solve_from(const T& team, int n, typename T::S* gram, const typename T::S* w,
+                            const typename T::S* d, typename T::S* unit_d, typename T::S radius,
                             bool natural, bool warm, Settings how, typename T::S* scale, typename T::S* unit, typename T::S* lines,
                             typename T::S* numbers, typename T::S& n_iter, Room<typename T::S> room) {
     using S = typename T::S;
@@ -80,11 +85,39 @@ NASH_FN typename T::S solve(const T& team, int n, typename T::S* gram, const typ
     else
         team.each(n, [&](int i) { a[i] = K::all(1); });
     const double noise = n * EPS + how.gram_error;
-    const S stop = start_and_iterate(team, n, unit, w, a, noise, how.max_iter, room, n_iter);
-    team.each(n, [&](int i) { a[i] = natural ? a[i] * scale[i] : a[i] * scale[i] * (own / radius); });
-    const S code = certify(team, n, gram, w, (const S*)0, radius, how.gram_error, how.rtol,
+    S stop;
+    if constexpr (PLACED) {
+        // A Cholesky factor of the unit Gram, raised by its rounding so that a singular one has a factor too.
+        S* lower = room.lower;
+        team.each(n, [&](int i) {
+            unit_d[i] = d[i] * scale[i] / radius;
+            for (int j = 0; j < i; ++j) lower[(long)i * n + j] = unit[(long)i * n + j];
+            lower[(long)i * n + i] = unit[(long)i * n + i] * (1 + 4 * n * EPS);
+        });
+        S mu;
+        const typename K::mask whole = team.factor(lower, room.lines, n);
+        team.each(n, [&](int i) { lower[(long)i * n + i] = 1.0 / room.lines[i]; });
+        stop = follow(team, n, lower, unit_d, w, a, mu, how.max_iter, room, n_iter);
+        polish(team, n, unit, unit_d, w, a, mu, room);
+        stop = select(whole, stop, K::all(BROKEN));
+        team.each(n, [&](int i) { a[i] = a[i] * scale[i] / radius; });
+    } else {
+        stop = start_and_iterate(team, n, unit, w, a, noise, how.max_iter, room, n_iter);
+        team.each(n, [&](int i) { a[i] = natural ? a[i] * scale[i] : a[i] * scale[i] * (own / radius); });
+    }
+    const S code = certify(team, n, gram, w, PLACED ? d : (const S*)0, radius, how.gram_error, how.rtol,
                            stop, lines, numbers, room);
     return select(good & heavy & finite, code, K::all(LEFT_TO_PYTHON));
+}
+
+template <class T>
+NASH_FN typename T::S solve(const T& team, int n, typename T::S* gram, const typename T::S* w, typename T::S radius,
+                            bool natural, bool warm, Settings how, typename T::S* scale, typename T::S* unit,
+                            typename T::S* lines, typename T::S* numbers, typename T::S& n_iter,
+                            Room<typename T::S> room) {
+    typename T::S* none = nullptr;
+    return solve_from<false>(team, n, gram, w, none, none, radius, natural, warm, how, scale, unit, lines, numbers,
+                             n_iter, room);
 }
 
 }  // namespace NASH_NAMESPACE

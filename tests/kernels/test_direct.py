@@ -11,7 +11,6 @@ import pytest
 
 import nashsolve as ns
 from nashsolve import direct, kernels
-from nashsolve.backends import catalog
 from nashsolve.core.certificate import Certificate, verify
 from nashsolve.core.status import Status
 from tests.asserts import assert_bitwise
@@ -76,10 +75,44 @@ def judged(problem: ns.BargainingProblem, alpha: Any) -> dict[str, Any]:
     """The kernel's certificate of an alpha, by the names of Solution."""
     lines, numbers, code = np.empty((7, problem.n)), np.empty(11), np.empty((), dtype=np.int64)
     sides = problem.weights, problem.radius
-    native.certify(problem.gram, *sides, None, alpha, 0.0, 1e-10, lines, numbers, code)
+    native.certify(problem.gram, *sides, problem.disagreement, alpha, 0.0, 1e-10, lines, numbers, code)
     names = ("alpha", "coefficients", "utilities", "gains", "error_bound", "blocking", "effective_weights")
     scalars = ("ball_multiplier", "log_nash_product", "gap", "backward_error", "angle_bound", "margin", "margin_lower")
     return dict(zip(names, lines, strict=True)) | dict(zip(scalars, numbers[:7], strict=True))
+
+
+@pytest.mark.parametrize("n", [n for n in SIZES if n > 1])
+def test_disagreement_points_on_every_instruction_set(n: int, instruction_set: str) -> None:
+    """Below zero, between, and near the edge of what the ball allows: certified, and newton's answer."""
+    rng = np.random.default_rng([n, 5])
+    for share in (-0.3, 0.5, 0.95):
+        rows = rng.standard_normal((n, n + 2))
+        towards = np.linalg.lstsq(rows, rng.uniform(0.5, 1.5, n), rcond=None)[0]
+        utilities = rows @ towards / np.linalg.norm(towards)
+        gram = rows @ rows.T
+        problem = ns.BargainingProblem(
+            gram=gram, weights=rng.uniform(0.3, 3, n), disagreement=share * utilities, radius=1
+        )
+        short = direct.solve(problem, None, lambda part: None)
+        assert short is not None and short.status is Status.SOLVED
+        assert verify(problem, short.alpha).error_bound.max() <= tolerance("float64", "rtol")
+        other = ns.solve(problem, solver="newton")
+        assert (np.abs(short.alpha / other.alpha - 1) <= short.error_bound + other.error_bound).all()
+        mine = judged(problem, short.alpha)
+        np.testing.assert_allclose(mine["gains"], short.utilities - problem.disagreement, rtol=1e-12)
+
+
+def test_what_the_kernel_leaves_open_with_a_disagreement_point() -> None:
+    """An inactive ball and a point out of reach are finished by the general path, also within a batch."""
+    opposed = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    inactive = ns.solve(ns.BargainingProblem(gram=opposed, disagreement=[-1.0, -1.0], radius=5.0), solver="compiled")
+    assert inactive.success and inactive.ball_multiplier == 0
+    grams_ = np.stack([np.eye(2), np.eye(2), opposed])
+    d = np.array([[0.1, 0.2], [2.0, 2.0], [-1.0, -1.0]])
+    batch = ns.solve(ns.BargainingProblem(gram=grams_, disagreement=d, radius=1.0), solver="compiled")
+    assert batch.status.tolist() == [Status.SOLVED, Status.NO_AGREEMENT, Status.SOLVED]
+    alone = ns.solve(ns.BargainingProblem(gram=np.eye(2), disagreement=d[0], radius=1.0))
+    assert_bitwise(batch.alpha[0], alone.alpha)
 
 
 def test_a_wrong_answer_gets_the_same_status_from_both() -> None:
@@ -167,7 +200,6 @@ def test_without_the_kernel_auto_goes_on_and_says_why(monkeypatch: pytest.Monkey
     gram = grams(4, 1)[0]
     with_kernel = ns.solve(gram)
     monkeypatch.setattr(kernels, "_try", lambda: (None, "no such file"))
-    monkeypatch.setattr(catalog, "missing", lambda name: "nashsolve.kernels._native")
     assert direct.solve(gram, None, lambda problem: None) is None
     found = ns.solve(gram)
     assert found.solver == "newton"
