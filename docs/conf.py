@@ -24,6 +24,7 @@ extensions = [
     "sphinx-mathjax-offline",  # formulas render without a network, too
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -50,6 +51,9 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "remove_config_comments": True,
 }
+
+# Every reference in pages and docstrings must lead somewhere.
+nitpicky = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "nashsolve"
