@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 
 import nashsolve
 from nashsolve.backends import catalog
+from nashsolve.core.arrays import to_numpy
 from nashsolve.core.errors import NashSolveError
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.status import Status
@@ -71,12 +74,18 @@ def _solver(name: str) -> dict[str, Any]:
         return {"installed": False, "ok": False, "says": str(error)}
     except ImportError as error:
         return {"installed": True, "ok": False, "says": f"cannot be loaded: {error}"}
+    row = catalog.row(name)
+    place: Callable[[Any], Any] = np.asarray
+    if row is not None and "numpy" not in row.libraries:  # it lives on a device
+        if _gpu().startswith("none found"):
+            return {"installed": False, "ok": False, "says": "there is no device to test it on"}
+        place = importlib.import_module(row.libraries[0]).asarray
     try:
-        found = solve(_known(), solver=name, on_failure="return")
-        none = solve(_opposed(), solver=name, on_failure="return")
+        found = solve(_known(place), solver=name, on_failure="return")
+        none = solve(_opposed(place), solver=name, on_failure="return")
     except Exception as error:  # a broken installation can raise anything, and this command is there to say so
         return {"installed": True, "ok": False, "says": f"raised {type(error).__name__}: {error}"}
-    error_of_alpha = float(np.max(np.abs(found.alpha / _ALPHA - 1)))
+    error_of_alpha = float(np.max(np.abs(to_numpy(found.alpha) / _ALPHA - 1)))
     good = found.success and error_of_alpha <= _AGREED and not none.success
     says = f"{found.status.name}, error {error_of_alpha:.0e}; opposed players: {Status(none.status).name}"
     return {"installed": True, "ok": good, "says": says}
@@ -85,14 +94,14 @@ def _solver(name: str) -> dict[str, Any]:
 _ALPHA = np.array([1.0, 2.0])
 
 
-def _known() -> BargainingProblem:
+def _known(place: Callable[[Any], Any] = np.asarray) -> BargainingProblem:
     """Planted: for any alpha, the weights alpha * (A alpha) make it the answer."""
     gram = np.array([[2.0, 0.5], [0.5, 1.0]])
-    return BargainingProblem(gram=gram, weights=_ALPHA * (gram @ _ALPHA))
+    return BargainingProblem(gram=place(gram), weights=place(_ALPHA * (gram @ _ALPHA)))
 
 
-def _opposed() -> BargainingProblem:
-    return BargainingProblem(vectors=np.array([[1.0, 0.0], [-1.0, 0.0]]))
+def _opposed(place: Callable[[Any], Any] = np.asarray) -> BargainingProblem:
+    return BargainingProblem(vectors=place(np.array([[1.0, 0.0], [-1.0, 0.0]])))
 
 
 def _gpu() -> str:

@@ -52,7 +52,7 @@ def test_doctor_notices_a_broken_solver(run, monkeypatch):
     monkeypatch.setattr(doctor, "_ALPHA", np.array([1.0, 2.1]))
     problem = doctor._known()
     monkeypatch.setattr(doctor, "_ALPHA", np.array([1.0, 2.0]))
-    monkeypatch.setattr(doctor, "_known", lambda: problem)
+    monkeypatch.setattr(doctor, "_known", lambda place: problem)
     ended = run("doctor")
     assert ended.code == 3
     assert "failed its self test" in ended.out

@@ -265,6 +265,10 @@ def empty(shape: Any, dtype: Any) -> DeviceArray:
     return DeviceArray(made)
 
 
+def asarray(value: Any) -> DeviceArray:
+    return DeviceArray(value)
+
+
 def ascontiguousarray(value: DeviceArray) -> DeviceArray:
     host = plain(value)
     return value if host.flags.c_contiguous else DeviceArray(host.copy(order="C"))

@@ -446,6 +446,15 @@ def test_without_cupy_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     assert str(pickle.loads(pickle.dumps(e.value))) == str(e.value)
 
 
+def test_doctor_tests_it_where_it_lives(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    doctor = pytest.importorskip("nashsolve.cli.doctor", reason="the extra 'cli' is not installed")
+    monkeypatch.setattr(doctor, "_gpu", lambda: "a device")
+    found = doctor._solver("cupy")
+    assert found["ok"] and "opposed players: NO_AGREEMENT" in found["says"]
+    monkeypatch.setattr(doctor, "_gpu", lambda: "none found: cupy sees none")
+    assert doctor._solver("cupy") == {"installed": False, "ok": False, "says": "there is no device to test it on"}
+
+
 class TestTheFakeNotices:
     """What the checks above rest on."""
 
