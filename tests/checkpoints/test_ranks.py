@@ -67,6 +67,20 @@ def test_same_bytes_as_one_process(ranks: int, tmp_path: Path) -> None:
 
 
 @needs_torch
+def test_by_torchrun_itself(tmp_path: Path) -> None:
+    how = recipe(small_moe(tmp_path / "m", layers=2, shards=2))
+    run(how, tmp_path / "one")
+    (tmp_path / "r.yaml").write_text(json.dumps(how))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, "-m", "nashsolve.cli", "merge", "run", str(tmp_path / "r.yaml")]
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    words = [*launch, *command, "-o", str(tmp_path / "many"), "-q"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+@needs_torch
 def test_many_continue_what_one_began_and_refuse_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     how = recipe(small_moe(tmp_path / "m", layers=2, shards=3))
     run(how, tmp_path / "one")
