@@ -50,6 +50,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "image_srcset": ["2x"],
     "remove_config_comments": True,
+    "min_reported_time": 3600,  # the seconds of a busy machine say nothing about the program
 }
 
 # Every reference in pages and docstrings must lead somewhere.
@@ -95,6 +96,22 @@ def _list_fields(app, what, name, obj, options, lines):
     lines[:] = written
 
 
+def _say_attributes(app, what, name, obj, options, lines):
+    """In a section of attributes, move a meaning from where numpydoc expects a type to where it expects words."""
+    written, inside = [], False
+    for k, line in enumerate(lines):
+        following = lines[k + 1] if k + 1 < len(lines) else ""
+        if set(following) == {"-"}:
+            inside = line.strip() == "Attributes"
+        found = _FIELD.fullmatch(line) if inside else None
+        if found and (len(found[2]) > 30 or not following.startswith(" ")):
+            written += [found[1], f"    {found[2]}"]
+        else:
+            written.append(line)
+    lines[:] = written
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", _cite_by_key, priority=900)
     app.connect("autodoc-process-docstring", _list_fields, priority=800)
+    app.connect("autodoc-process-docstring", _say_attributes, priority=100)  # before numpydoc

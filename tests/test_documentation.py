@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import nashsolve
+from nashsolve import kernels
 from nashsolve.backends import catalog
 
 ROOT = Path(__file__).parent.parent
@@ -195,8 +196,10 @@ def failures(name: str, text: str) -> tuple[int, int]:
     ids=lambda p: p.relative_to(DOCS).as_posix(),
 )
 def test_examples_print_what_the_page_says(page: Path) -> None:
-    for package in ("torch", "cvxpy", "safetensors", "pydantic"):
+    for package in ("torch", "cvxpy", "safetensors", "pydantic", "pandas"):
         pytest.importorskip(package)
+    if kernels.load() is None:
+        pytest.skip("the pages print what the compiled kernel does, which is not built here")
     attempted, failed = failures(page.name, page.read_text("utf-8"))
     assert attempted > 0 and failed == 0
 
