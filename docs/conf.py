@@ -55,6 +55,7 @@ sphinx_gallery_conf = {
 
 # Every reference in pages and docstrings must lead somewhere.
 nitpicky = True
+default_role = "literal"  # single backticks in docstrings are code
 
 html_theme = "pydata_sphinx_theme"
 html_title = "nashsolve"

@@ -19,7 +19,7 @@ def test_docstrings(name: str) -> None:
     assert found.attempted > 0 and found.failed == 0
 
 
-@pytest.mark.parametrize("page", ["bargaining.md", "families.md"])
+@pytest.mark.parametrize("page", ["start/economist.md", "families.md"])
 def test_pages(page: str) -> None:
     pytest.importorskip("pandas")
     blocks = re.findall(r"```\{doctest\}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)

@@ -57,7 +57,7 @@ SHOWN_ONLY = {
         "tensors.md",
         "from nashsolve.integrations.torchjd import NashBargaining, NashMTL",
     ): "needs a TorchJD training loop",
-    ("bargaining.md", "agreements = ns.compare(problem).solutions"): _WRITES,
+    ("start/economist.md", "agreements = ns.compare(problem).solutions"): _WRITES,
     ("moe/stability.md", "import numpy as np"): _WRITES,
     ("gpu.md", "import torch, nashsolve as ns"): "needs a CUDA device",
     ("gpu.md", "from nashsolve.on_device import Prepared"): "needs a CUDA device",
