@@ -16,6 +16,7 @@ from nashsolve.integrations.checkpoints.errors import CheckpointRefused, SolverS
 from nashsolve.integrations.checkpoints.grouping import agglomerate, around_seeds, spread_seeds
 from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.recipe import ExpertsRecipe
+from nashsolve.integrations.checkpoints.recomputing import Recomputer
 from nashsolve.integrations.checkpoints.rules import shortest
 from nashsolve.integrations.checkpoints.running import run
 from nashsolve.integrations.checkpoints.verifying import verify
@@ -252,6 +253,24 @@ def test_chain_with_momentum(beta: list[float], tmp_path: Path) -> None:
         alpha = ns.solve(taus @ taus.T, solver="newton").alpha
         expected = base + 0.6 * (alpha / alpha.sum()) @ taus
         np.testing.assert_allclose(experts(out, k, 3)[0], expected, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("initial", ["zero", "shared", "dominant"])
+def test_a_chained_expert_is_computed_again(initial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain is walked anew from the sources: with another step length verify finds every later layer wrong."""
+    model = small_moe(tmp_path / "m", layers=3, first=0.5)
+    chain = {"gamma": 0.8, "beta": [0.4, -0.3], "initial": initial}
+    how = recipe(model, base_expert="chain", chain=chain, scaling_factor=0.6)
+    merged(tmp_path, how)
+    real = Recomputer._chained
+
+    def shorter(self: Recomputer, piece: Any) -> Any:
+        base, size = real(self, piece)
+        return (base if piece.layer == 0 else 0.99 * base), size
+
+    monkeypatch.setattr(Recomputer, "_chained", shorter)
+    found = verify(tmp_path / "out", how, load=False, sample=10_000)
+    assert not found.ok and all(".layers.0." not in problem for problem in found.problems)
 
 
 def test_the_base_cancels_at_full_step(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def start(layers: Sequence[MoeLayer], k: int, chain: Chain, reader: Reader, work
         if chain.initial == "shared":
             first: Vector = shared_slice(reader, layer)
         elif chain.initial == "dominant":
-            first = _longest(reader, layer)
+            first = longest(reader, layer)
         else:
             first = Zero()
         with ScratchWriter(work / file_name(k), parts) as file:
@@ -113,7 +113,7 @@ def _momentum(work: Path, name: str, k: int, parts: Any) -> Vector:
     return Scratch(path, parts) if path.exists() else Zero()
 
 
-def _longest(reader: Reader, layer: MoeLayer) -> Stored:
+def longest(reader: Reader, layer: MoeLayer) -> Stored:
     """The expert with the largest norm."""
     parts = parts_of(layer.experts[0])
     experts = [Stored(reader, segments) for segments in layer.experts]

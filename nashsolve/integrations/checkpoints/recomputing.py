@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import chain as chains
 from .adapters import whole
 from .alignment import match_neurons
 from .outputs import Copy, Merged, OutTensor, Rows, Task
@@ -43,8 +44,8 @@ class Recomputer:
         self._reader = reader
         self._report = report
 
-    def parts(self, tensor: OutTensor) -> Iterator[tuple[int, Expected | None]]:
-        """(first entry, expected values) of each part of a tensor; None where the report does not suffice."""
+    def parts(self, tensor: OutTensor) -> Iterator[tuple[int, Expected]]:
+        """(first entry, expected values) of each part of a tensor."""
         place = 0
         for piece in tensor.pieces:
             if isinstance(piece, Copy):
@@ -63,7 +64,32 @@ class Recomputer:
         segment = whole(self._plan.sources[source].tensors[name], source)
         return Stored(self._reader, {"all": segment}).read("all", start, count).astype(np.float64)
 
-    def _merged(self, piece: Merged) -> Expected | None:
+    def _chained(self, piece: Merged) -> tuple[Array, Array]:
+        """The chain's base expert at a layer, walked from where the chain begins, and the sizes that were summed."""
+        recipe, layers = self._plan.recipe, self._plan.layers
+        assert isinstance(recipe, ExpertsRecipe) and recipe.chain is not None
+        shape = (piece.rows, piece.columns)
+        first = next(k for k in range(piece.layer, -1, -1) if chains.begins(layers, k))
+        base = np.zeros(shape)
+        if recipe.chain.initial == "shared":
+            base = shared_slice(self._reader, layers[first]).read(piece.role, 0, base.size).reshape(shape).astype(float)
+        elif recipe.chain.initial == "dominant":
+            base = chains.longest(self._reader, layers[first]).whole(piece.role).astype(np.float64)
+        beta = [*recipe.chain.beta, 0.0, 0.0]
+        multiplier = complex(beta[0], float(np.linalg.norm(beta[1:])))
+        momentum, size = np.zeros(shape, dtype=complex), np.abs(base)
+        for k in range(first, piece.layer):
+            shares = self._report["layers"][k]["chain"]["coefficients"]
+            step = np.zeros(shape)
+            for segments, share in zip(layers[k].experts, shares, strict=True):
+                expert = Stored(self._reader, segments).whole(piece.role).astype(np.float64)
+                step += share * (expert - base)
+                size += np.abs(share) * (np.abs(expert) + np.abs(base))
+            momentum = multiplier * momentum + step
+            base = base + recipe.chain.gamma * momentum.real
+        return base, (1 + abs(recipe.chain.gamma)) * size / max(1 - abs(multiplier), 0.1)
+
+    def _merged(self, piece: Merged) -> Expected:
         recipe, layer = self._plan.recipe, self._plan.layers[piece.layer]
         assert isinstance(recipe, ExpertsRecipe)
         record = self._report["layers"][piece.layer]["groups"][piece.slot]
@@ -88,10 +114,12 @@ class Recomputer:
             base = matrices[record["dominant"]]
         elif recipe.base_expert == "shared":
             base = shared_slice(self._reader, layer).read(piece.role, 0, base.size).reshape(base.shape).astype(float)
-        elif recipe.base_expert == "chain" and abs(1 - factor * sum(shares)) > 1e-12:
-            return None
+        size = sum((np.abs(m) for m in matrices.values()), np.zeros_like(base))
+        if recipe.base_expert == "chain" and abs(1 - factor * sum(shares)) > 1e-12:
+            base, carried = self._chained(piece)
+            size = size + carried
         values = base + factor * sum(c * (matrices[e] - base) for e, c in zip(members, shares, strict=True))
-        size = np.abs(base) + sum(np.abs(m) for m in matrices.values())
+        size = size + np.abs(base)
         return Expected(values.ravel(), (2.0**-22 * len(matrices)) * size.ravel())
 
     def _rows(self, piece: Rows) -> Expected:
