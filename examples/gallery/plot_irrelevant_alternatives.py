@@ -16,10 +16,11 @@ from nashsolve.plotting import plot_frontier
 triangle = ns.OutcomeBargainingProblem([[0, 0], [1, 0], [0, 1]], names=["Ann", "Bob"])
 cut = ns.OutcomeBargainingProblem([[0, 0], [1, 0], [0.4, 0.6], [0, 0.6]], names=["Ann", "Bob"])
 
-fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained", sharex=True, sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
 for ax, problem, title in zip(axes, (triangle, cut), ("all outcomes", "the top is gone"), strict=True):
     agreements = ns.compare(problem, ["nash", "kalai_smorodinsky"])
     print(agreements)
     plot_frontier(problem, agreements.solutions, level_curve=False, ax=ax)
+    ax.set_ylim(-0.05, 1.05)
     ax.set_title(title)
 plt.show()
