@@ -31,11 +31,18 @@ def recipe(model: Path, **more: Any) -> dict[str, Any]:
     return {**found, "base_expert": "chain", "chain": {"beta": [0.3, 0.2]}, "scaling_factor": 0.9, **more}
 
 
+def free_port() -> int:
+    """Below the ports that the system hands out by itself, so that nobody takes it before rank 0 listens there."""
+    for port in np.random.default_rng(os.getpid()).permutation(np.arange(12_000, 30_000)):
+        with socket.socket() as found:
+            if found.connect_ex(("127.0.0.1", int(port))) != 0:
+                return int(port)
+    raise OSError("no free port")
+
+
 def torchrun(ranks: int, file: Path, out: Path) -> list[subprocess.CompletedProcess[str]]:
     """What torchrun starts, without it: one process a rank, told apart by the environment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-m", "nashsolve.cli", "merge", "run", str(file), "-o", str(out), "--json", "-q"]
     started = []
     for rank in range(ranks):

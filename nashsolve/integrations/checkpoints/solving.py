@@ -138,7 +138,8 @@ class LayerSolver:
             return shared_slice(self.reader, self.plan.layers[k]), "shared"
         if self.recipe.chain is not None:
             name = chains.file_name(k)
-            if not (self.work / name).exists():
+            # Rank 0 decides for all: another rank may look when rank 0 has written the file already.
+            if not self.group.share((self.work / name).exists()):
                 chains.start(self.plan.layers, k, self.recipe.chain, self.reader, self.work, self.group)
             return Scratch(self.work / name, parts_of(self.plan.layers[k].experts[0])), name
         return None, ""
