@@ -11,6 +11,7 @@ from .core.errors import InvalidProblem, MissingExtra, SolverFailed
 from .core.problem import BargainingProblem
 from .core.solution import Solution
 from .core.status import Status
+from .problems.family import Family
 from .solve import solve
 
 
@@ -107,6 +108,11 @@ def crosscheck(problem: Any, solvers: tuple[str, ...] | None = None) -> CrossChe
     CrossCheck : `difference` is the largest relative difference of any alpha to the best answer, and a row
         "agrees" when its status is the best one's and the difference lies within the sum of both error bounds.
     """
+    if isinstance(problem, Family):
+        raise InvalidProblem(
+            f"crosscheck compares the solvers of BargainingProblem; a {type(problem).__name__} has one. "
+            "compare() sets its solution concepts side by side."
+        )
     if not isinstance(problem, BargainingProblem):
         problem = BargainingProblem(gram=problem)
     if problem.batch_shape:

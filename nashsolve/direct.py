@@ -99,8 +99,7 @@ def solve(
     lines, numbers = np.empty((_LINES, *shape)), np.empty((_NUMBERS, *shape[:-1]))
     codes, n_iter = np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
     scale, unit = np.empty(shape), np.empty(data.shape)
-    max_iter, rtol = options.get("max_iter", 64), options.get("rtol")
-    rtol = 1e-10 if rtol is None else rtol
+    max_iter, rtol = min(options.get("max_iter", 64), kernels.MOST_ITERATIONS), options.get("rtol", 1e-10)
     threads = options.get("threads") or (kernels.threads() if len(shape) > 1 else 1)
     worst = native.solve(data, *sides, error, rtol, max_iter, lines, numbers, codes, n_iter, (scale, unit), threads)
     if worst == -1 or (not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE and len(shape) == 1):

@@ -68,12 +68,12 @@ def solve(
     if on_failure not in (None, *_ON_FAILURE):
         raise InvalidProblem(f"on_failure is {on_failure!r}; choose one of {', '.join(_ON_FAILURE)}")
     solution = None
+    if isinstance(solver, str):
+        options = _read_options(options)
     if isinstance(solver, str) and solver in ("auto", "compiled") and options.keys() <= direct.OPTIONS:
-        _check_options(options)
         solution = direct.solve(problem, start, lambda part: _by_engine(part, "compiled", None, options), **options)
-    if isinstance(solver, str) and solver in ("auto", "cupy") and options.keys() <= on_device.OPTIONS:
-        _check_options(options)
-        solution = solution or on_device.solve(problem, start, solver, **options)
+    if solution is None and solver in ("auto", "cupy") and options.keys() <= on_device.OPTIONS:
+        solution = on_device.solve(problem, start, solver, **options)
     if solution is None:
         if not isinstance(problem, BargainingProblem):
             problem = BargainingProblem(gram=problem)
@@ -193,13 +193,11 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
         if not hasattr(solver, "solve") or not hasattr(solver, "why_not"):
             raise InvalidType(f"solver is {solver!r}; a name or an object with why_not() and solve() is needed")
         return solver, solver.name
-    _check_options(options)
     if solver != "auto":
         return catalog.make(solver, **options), solver
     formula = problem.vectors is None and problem.n in (1, 2) and not options and problem.mask is None
     picked = "closed_form" if formula and problem.disagreement is None else "newton"
-    fits = options.keys() <= direct.OPTIONS and (problem.disagreement is None or problem.plain_gram)
-    fits = fits and not catalog.missing("compiled")
+    fits = options.keys() <= direct.OPTIONS and not catalog.missing("compiled")
     if fits and catalog.make("compiled").why_not(problem) is None:
         picked = "compiled"
     data = problem.gram if problem.vectors is None else problem.vectors
@@ -208,19 +206,24 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
     return catalog.make(picked, **options), picked
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _read_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The numbers among the options checked, whole ones as int, and what is None left to its default."""
+    found = {name: value for name, value in options.items() if value is not None}
     for name in ("max_iter", "time_limit", "rtol", "threads"):
-        value = options.get(name)
-        if value is None:
+        if name not in found:
             continue
+        value = found[name]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidType(f"{name} is {value!r}; a number is needed")
         if not math.isfinite(value) or value < 0:
             raise InvalidProblem(f"{name} is {value}; it must be finite and not negative")
-        if name in ("max_iter", "threads") and value != int(value):
-            raise InvalidProblem(f"{name} is {value}; a whole number is needed")
+        if name in ("max_iter", "threads"):
+            if value != int(value):
+                raise InvalidProblem(f"{name} is {value}; a whole number is needed")
+            found[name] = int(value)
         if name == "threads" and value < 1:
             raise InvalidProblem("threads is 0; at least one is needed, and None means every core")
+    return found
 
 
 def _read_start(problem: BargainingProblem, start: Any) -> Array | None:

@@ -91,6 +91,9 @@ CATALOG = (
 )
 
 
+_KERNEL_LINE = "pip install --force-reinstall --no-deps nashsolve  where a wheel fits or a C++ compiler is found"
+
+
 def names() -> tuple[str, ...]:
     """Every known engine, third parties' entry points included."""
     return tuple(row.name for row in CATALOG) + tuple(e.name for e in entry_points(group="nashsolve.solvers"))
@@ -124,7 +127,7 @@ def make(name: str, **options: Any) -> Any:
             raise InvalidProblem(_unknown("solver", name, ("auto", *names())))
         return external[name].load()(**options)
     if name == "compiled" and missing(name):
-        raise MissingExtra("the compiled kernel", "compiled", f"{kernels.reason()}; reinstall with a C++ compiler")
+        raise MissingExtra("the compiled kernel", "compiled", kernels.reason(), _KERNEL_LINE)
     if found.extra is not None and missing(name):
         raise MissingExtra(str(found.requires), found.extra, f"solver={name!r}")
     if found.extra is None and missing(name):

@@ -14,12 +14,13 @@ import numpy as np
 from array_api_compat import is_numpy_namespace, is_torch_namespace
 
 from nashsolve import kernels
-from nashsolve.core.arrays import Array, device, quiet
+from nashsolve.core.arrays import Array, device, matvec, quiet
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
+from nashsolve.core.status import Status
 
 from .at_zero import solve_at_zero
-from .disagreement import solve_with_disagreement
+from .disagreement import polish, solve_with_disagreement
 
 _STOPPED = {1: "max_iter", 2: "numerical"}
 
@@ -50,9 +51,44 @@ class Compiled:
         if problem.n == 0 or 0 in problem.batch_shape:
             return RawAnswer(problem.xp.zeros((*problem.batch_shape, problem.n), dtype=problem.xp.float64), 0)
         with quiet(problem.xp):
-            if problem.disagreement is not None:  # what the kernel leaves open: an inactive ball, no agreement, vectors
-                return solve_with_disagreement(problem, start, self.max_iter, None)
+            if problem.disagreement is not None:
+                found = self._at_disagreement(problem)
+                return solve_with_disagreement(problem, start, self.max_iter, None) if found is None else found
             return solve_at_zero(problem, start, self._steps)
+
+    def _at_disagreement(self, problem: BargainingProblem) -> RawAnswer | None:
+        """By the kernel on the equilibrated Gram, then corrected through the vectors; None for what it leaves open."""
+        xp, shape = problem.xp, (*problem.batch_shape, problem.n)
+        radius = problem.ball_radius
+
+        def plain(value: Array, wide: tuple[int, ...]) -> Any:
+            return np.ascontiguousarray(np.broadcast_to(np.asarray(value), wide))
+
+        gram = plain(problem.unit_gram, (*shape, problem.n))
+        w, d = plain(problem.power, shape), plain(problem.unit_disagreement, shape)
+        lines, numbers = np.empty((7, *shape)), np.empty((11, *shape[:-1]))
+        codes, n_iter = np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
+        room = np.empty(shape), np.empty(gram.shape)
+        goal = 1e-3  # near enough for the correction through the vectors; the core judges by its own goal
+        worst = kernels.load().solve(
+            gram, w, plain(radius, shape[:-1]), d, None, 0.0, goal, self._limit, lines, numbers, codes, n_iter, room,
+            self.threads or kernels.threads(),
+        )  # fmt: skip
+        if worst != Status.SOLVED:
+            return None
+        back = (lambda x: x) if is_numpy_namespace(xp) else xp.asarray
+        beta = back(lines[0]) * radius[..., None]
+        if problem.unit_vectors is not None:
+            unit, ones = problem.unit_gram, xp.ones(shape, dtype=xp.float64)
+            mu = xp.sqrt(xp.sum(beta * matvec(unit, beta, xp), axis=-1))
+            apart = problem.unit_disagreement * ones / radius[..., None]
+            beta, _ = polish(beta, mu, unit, problem.unit_vectors, apart, problem.power * ones, xp)
+        used = int(n_iter) if n_iter.ndim == 0 else back(n_iter)
+        return RawAnswer(beta * problem.scale / radius[..., None], used)
+
+    @property
+    def _limit(self) -> int:
+        return min(int(self.max_iter), kernels.MOST_ITERATIONS)
 
     def _steps(self, b: Array, w: Array, a: Array, total: Array, noise: float, cold: bool) -> tuple[Array, Any, str]:
         shape, n = tuple(a.shape), a.shape[-1]
@@ -61,7 +97,7 @@ class Compiled:
         start = None if cold else np.ascontiguousarray(np.asarray(a))
         out, stop, n_iter = np.empty(shape), np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
         threads = self.threads or kernels.threads()
-        kernels.load().newton(gram, power, start, noise, self.max_iter, out, stop, n_iter, threads)
+        kernels.load().newton(gram, power, start, noise, self._limit, out, stop, n_iter, threads)
         worst = 1 if (stop == 1).any() else (int(stop) if stop.ndim == 0 else 0)
         stopped = _STOPPED.get(worst, "")
         if isinstance(a, np.ndarray):

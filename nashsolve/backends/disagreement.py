@@ -34,7 +34,7 @@ def solve_with_disagreement(
     beta = start / problem.scale * radius[..., None] * ones
     beta, mu, used, solved = near_active_ball(beta, problem.unit_gram, d, problem.power * ones, max_iter, xp)
     if bool(xp.any(solved)) and problem.unit_vectors is not None:
-        beta, _ = _polish(beta, mu, problem.unit_gram, problem.unit_vectors, d, problem.power * ones, xp)
+        beta, _ = polish(beta, mu, problem.unit_gram, problem.unit_vectors, d, problem.power * ones, xp)
     alpha = beta * problem.scale / radius[..., None]
     if bool(xp.all(solved)):
         return RawAnswer(alpha, used)
@@ -59,7 +59,7 @@ def _solve_cold(problem: BargainingProblem, max_iter: int, deadline: float | Non
     rows = _factor(problem, xp)
     beta, mu, z, n_iter, stopped, blocked = _path(rows, d, w, max_iter, deadline, xp)
     beta, z = _polish_inside(beta, mu, z, rows, d, w, xp)
-    beta, mu = _polish(beta, mu, problem.unit_gram, problem.unit_vectors, d, w, xp)
+    beta, mu = polish(beta, mu, problem.unit_gram, problem.unit_vectors, d, w, xp)
     utility = matvec(rows, z, xp)
     inactive = _inactive(mu, w, xp) & ~blocked
     coefficients = None
@@ -245,9 +245,7 @@ def _inactive(mu: Array, w: Array, xp: Any) -> Array:
     return mu * 1e7 < xp.sum(w, axis=-1)
 
 
-def _polish(
-    beta: Array, mu: Array, b: Array, vectors: Array | None, d: Array, w: Array, xp: Any
-) -> tuple[Array, Array]:
+def polish(beta: Array, mu: Array, b: Array, vectors: Array | None, d: Array, w: Array, xp: Any) -> tuple[Array, Array]:
     """Newton on beta (B beta / mu - d) = w, beta' B beta = mu^2, kept only where the residual falls."""
     n = beta.shape[-1]
 

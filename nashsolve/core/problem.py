@@ -361,6 +361,12 @@ class BargainingProblem:
             return max(4 * self.n * EPS64, 2 * arrays.roundoff(self.kind) if self.kind != "float64" else 0.0) ** 2
         return self.n * EPS64 + self.gram_error
 
+    @property
+    def rounding(self) -> float:
+        """Squared margin that rounding alone hides: `noise` without what the caller says the Gram is wrong by."""
+        own = arrays.roundoff(self.kind) if self.kind != "float64" else 0.0
+        return self.noise if self.white is not None else self.n * EPS64 + min(self.gram_error, own)
+
     def player(self, i: int) -> str:
         """Name of player i."""
         return self.names[i] if self.names is not None else f"player {i}"

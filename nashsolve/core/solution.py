@@ -359,6 +359,10 @@ def _decide(
     codes = xp.where(vague, 0 * codes + int(Status.AMBIGUOUS), codes)
     codes = xp.where(sure, 0 * codes, codes)
     none = proof.margin <= 0.32 * proof.resolution
+    if problem.gram_error and problem.noise > problem.rounding:  # a Gram known to be wrong proves nothing within its error
+        share = (problem.rounding / problem.noise) ** 0.5
+        opposed = xp.abs(proof.margin) <= 0.32 * share * proof.resolution
+        none = opposed | (proof.margin <= -proof.resolution)
     codes = xp.where(none & ~feasible, 0 * codes + int(Status.NO_AGREEMENT), codes)
     if problem.invalid is not None:
         codes = xp.where(xp.broadcast_to(problem.invalid, codes.shape), 0 * codes + int(Status.INVALID_INPUT), codes)

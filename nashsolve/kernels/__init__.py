@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent
-INTERFACE = 2
+INTERFACE = 3
 """Raised with every change of what Python passes to the kernel, so that a stale build is not called."""
+
+MOST_ITERATIONS = 2**31 - 2
+"""What the kernel counts up to; a larger limit is none."""
 
 
 @cache

@@ -14,11 +14,19 @@ namespace {
 
 constexpr int LARGEST_LANE = 8;
 
-// One block a thread, kept between calls: fresh memory of this size costs more than a solve in it.
+// One block a thread, kept between calls: fresh memory of this size costs more than a solve in it. The few problems that
+// need more than KEPT give it back.
 struct Block {
+    static constexpr long KEPT = 1L << 22;  // doubles, 32 MiB
+
     double* start = nullptr;
     long size = 0;
     ~Block() { std::free(start); }
+    void trim() {
+        if (size <= KEPT) return;
+        std::free(start);
+        start = nullptr, size = 0;
+    }
     double* of(long doubles) {
         if (doubles > size) {
             std::free(start);
@@ -191,6 +199,7 @@ template <Job JOB> int rows(const Batch& p, long begin, long end) {
         const int code = work<Row, JOB>(p, item, 1, p.n, block);
         worst = code < 0 || worst < 0 ? -1 : (code > worst ? code : worst);
     }
+    room.trim();
     return worst;
 }
 
@@ -231,6 +240,7 @@ int examine(const Batch& p) {
     const bool good = n <= LARGEST_LANE
                           ? NASH_NAMESPACE::examine(Lane<double>(), n, desk.gram, p.scale, p.unit, apart, how, desk.room)
                           : NASH_NAMESPACE::examine(Row(), n, desk.gram, p.scale, p.unit, apart, how, desk.room);
+    room.trim();
     return good && apart == 0 ? 0 : -1;
 }
 

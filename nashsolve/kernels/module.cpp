@@ -273,6 +273,6 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "nashsolve.kernels._native", "T
 PyMODINIT_FUNC PyInit__native() {
     engine = find(nullptr);
     PyObject* module = PyModule_Create(&definition);
-    if (module) PyModule_AddIntConstant(module, "interface", 2);  // as INTERFACE in __init__.py
+    if (module) PyModule_AddIntConstant(module, "interface", 3);  // as INTERFACE in __init__.py
     return module;
 }

@@ -62,6 +62,8 @@ def test_certificate_of_the_kernel_is_that_of_the_core(n: int, instruction_set: 
         for distorted in (alpha, alpha * rng.uniform(0.9, 1.1, n)):
             mine = judged(problem, distorted)
             proof = verify(problem, distorted)
+            # The bound is mostly rounding where the answer is right, and neither may leave its share out.
+            np.testing.assert_allclose(mine["error_bound"], proof.error_bound, rtol=0.5)
             for field in fields(Certificate):
                 name = {"simplex": "certificate"}.get(field.name, field.name)
                 if name not in mine:
@@ -187,6 +189,35 @@ def test_options_change_something() -> None:
     assert ns.solve(hard, rtol=0.0).status is Status.SOLVED_INACCURATE
     with pytest.raises(ns.InvalidProblem, match="threads"):
         ns.solve(hard, threads=0)
+    wanted = ns.solve(hard)
+    for same in ({"max_iter": 64.0}, {"max_iter": 10**12}, {"max_iter": None, "rtol": None, "threads": None}):
+        for solver in ("auto", "compiled", "newton"):
+            if solver == "newton" and "threads" in same:
+                continue
+            found = ns.solve(hard, solver=solver, **same)
+            assert found.n_iter == (wanted if solver != "newton" else ns.solve(hard, solver="newton")).n_iter
+
+
+def test_a_limit_beyond_what_the_kernel_counts_is_none() -> None:
+    """Not a negative one, which no iteration would ever meet."""
+    blocked = ns.BargainingProblem(gram=np.array([[1.0, -1.0], [-1.0, 1.0]]))
+    assert ns.solve(blocked, max_iter=2**31 + 5, on_failure="return").status is Status.NO_AGREEMENT
+
+
+def test_vectors_with_a_disagreement_point_run_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else crosscheck would count NumPy's path twice."""
+    import nashsolve.backends.compiled as room
+
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal((4, 7)) + 1
+    problem = ns.BargainingProblem(
+        vectors=rows, weights=rng.uniform(0.5, 2, 4), disagreement=-rng.uniform(0, 1, 4), radius=2
+    )
+    wanted = ns.solve(problem, solver="newton")
+    monkeypatch.setattr(room, "solve_with_disagreement", lambda *_: pytest.fail("NumPy's path was taken"))
+    for mine in (ns.solve(problem, solver="compiled"), ns.solve(problem)):
+        assert mine.solver == "compiled"
+        assert (np.abs(mine.alpha / wanted.alpha - 1) <= mine.error_bound + wanted.error_bound).all()
 
 
 def test_a_start_near_the_answer_saves_iterations_and_a_bad_one_costs_none() -> None:
@@ -218,3 +249,15 @@ def test_the_lean_path_tests_pairs_of_players_only() -> None:
     np.testing.assert_allclose(alpha * (indefinite @ alpha), 1, rtol=tolerance("float64", "rtol"))
     with pytest.raises(ns.InvalidProblem, match="semidefinite"):
         ns.solve(indefinite)
+
+
+@pytest.mark.parametrize("error", [1e-4, 0.01, 0.1, 0.5])
+def test_a_gram_known_to_be_wrong_proves_nothing_within_its_error(error: float) -> None:
+    """Players at a margin inside the stated error are AMBIGUOUS, never NO_AGREEMENT; exact opposites stay so."""
+    near = np.sqrt(error) / 10
+    gram = np.array([[1.0, near**2 * 2 - 1], [near**2 * 2 - 1, 1.0]])
+    for solver in ("auto", "newton"):
+        problem = ns.BargainingProblem(gram=gram, gram_error=error)
+        assert ns.solve(problem, solver=solver, on_failure="return").status is Status.AMBIGUOUS
+        exact = ns.BargainingProblem(gram=np.array([[1.0, -1.0], [-1.0, 1.0]]), gram_error=error)
+        assert ns.solve(exact, solver=solver, on_failure="return").status is Status.NO_AGREEMENT
