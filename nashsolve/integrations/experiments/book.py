@@ -1,0 +1,153 @@
+"""The folder of one run: which units are finished, their numbers, curves and pictures, shared by several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.disk import publish
+from . import lines
+from .claiming import claimed
+
+RECORDS, CURVES, UNITS = "records.jsonl", "curves.jsonl", "units.json"
+_LOCKS, _WORK, _PROGRESS = ".locks", "work", ".progress"
+
+
+class Book:
+    """What a study writes into.
+
+    Parameters
+    ----------
+    folder : of the run; made where absent
+    device : "cpu", "cuda" or "cuda:1"; the study puts its tensors there
+    tensorboard : also log curves for TensorBoard, into ``folder/tensorboard``
+    """
+
+    def __init__(self, folder: str | Path, device: str = "cpu", tensorboard: bool = False) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.device = device
+        self._tensorboard = tensorboard
+        self._writers: dict[str, Any] = {}
+        self._began = (time.perf_counter(), time.process_time())
+        self._told = 0.0
+
+    def todo(self, keys: Iterable[str]) -> Iterator[str]:
+        """The units among `keys` that are left, each given to one process only; do one, `record` it, take the next.
+
+        A unit that another process holds is left to it; one whose process died is given out again by the next run.
+        """
+        keys = list(keys)
+        self._announce(keys)
+        for key in keys:
+            if self.finished(key):
+                continue
+            with claimed(self.folder / _LOCKS, key) as mine:
+                if mine and not self.finished(key):
+                    self._began = (time.perf_counter(), time.process_time())
+                    yield key
+
+    def finished(self, key: str) -> bool:
+        """Whether `key` has a record."""
+        return any(record.get("key") == key for record in self.records())
+
+    def record(self, key: str, **numbers: Any) -> None:
+        """The result of a unit, one line of records.jsonl: its numbers, and the seconds since `todo` gave it out.
+
+        Parameters
+        ----------
+        key : such as "namex/3": system and seed
+        **numbers : numbers, texts, lists and dicts; what is not finite is stored as null
+        """
+        wall, cpu = self._began
+        seconds = {
+            "seconds": round(time.perf_counter() - wall, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+        }
+        lines.append(self.folder / RECORDS, {"key": key, **numbers, **({} if "seconds" in numbers else seconds)})
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every result so far, in the order in which they came."""
+        return lines.read(self.folder / RECORDS)
+
+    def curve(self, key: str, step: int, **numbers: Any) -> None:
+        """One point of a curve, one line of curves.jsonl. A step that is logged again after a kill replaces its point."""
+        lines.append(self.folder / CURVES, {"key": key, "step": step, **numbers})
+        if self._tensorboard:
+            for name, value in numbers.items():
+                if isinstance(value, int | float):
+                    self._writer(key).add_scalar(name, value, step)
+
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """Key -> points in order of their steps."""
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for point in lines.read(self.folder / CURVES):
+            found.setdefault(point["key"], {})[point["step"]] = point
+        return {key: [points[step] for step in sorted(points)] for key, points in found.items()}
+
+    def picture(self, name: str, figure: Any) -> Path:
+        """Write matplotlib axes or a figure as ``name.png``; returns the path."""
+        path = self.folder / f"{name}.png"
+        getattr(figure, "figure", figure).savefig(path, dpi=110)
+        return path
+
+    def progress(self, key: str, done: int, total: int) -> None:
+        """Tell the bar how far a unit is; cheap enough for every step."""
+        now = time.monotonic()
+        if now - self._told < 0.5:
+            return
+        self._told = now
+        folder = self.folder / _PROGRESS
+        folder.mkdir(exist_ok=True)
+        (folder / str(os.getpid())).write_text(json.dumps({"key": key, "share": done / max(total, 1)}))
+
+    def work(self, key: str) -> Path:
+        """A folder for what a unit needs to resume; removed when the whole run is finished."""
+        path = self.folder / _WORK / key.replace("/", "--")
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def shared(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A file that several units need, such as a pretrained model: made once, others wait for it.
+
+        Parameters
+        ----------
+        name : of the file
+        make : writes to the path that it is given
+        """
+        path = self.folder / _WORK / "shared" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(self.folder / _LOCKS, f"shared {name}", wait=True):
+            if not path.exists():
+                aside = path.with_name(f"new-{path.name}")
+                make(aside)
+                aside.replace(path)
+        return path
+
+    def units(self) -> list[str]:
+        """Every unit that `todo` was asked about."""
+        path = self.folder / UNITS
+        return list(json.loads(path.read_text())) if path.exists() else []
+
+    def left(self) -> list[str]:
+        """Units without a record."""
+        done = {record.get("key") for record in self.records()}
+        return [key for key in self.units() if key not in done]
+
+    def _announce(self, keys: list[str]) -> None:
+        with claimed(self.folder / _LOCKS, "units", wait=True):
+            known = self.units()
+            new = [key for key in keys if key not in known]
+            if new:
+                publish(self.folder / UNITS, json.dumps(known + new).encode())
+
+    def _writer(self, key: str) -> Any:
+        if key not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writers[key] = SummaryWriter(str(self.folder / "tensorboard" / key))
+        return self._writers[key]
