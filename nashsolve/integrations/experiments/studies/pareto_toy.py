@@ -7,7 +7,7 @@ domain vectors, the mean among them, is Pareto optimal. What a mean step can do 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from pydantic import Field
 
 import nashsolve
 from nashsolve import BargainingProblem
-from nashsolve.integrations.torch_moe.bargain import min_norm
-from nashsolve.integrations.torch_moe.strict import Strict
 
-from ..study import Book, Claim
+from ...torch_moe.bargain import min_norm
+from ..book import Book
+from ..panels import panels
+from ..study import Claim, Records, Strict
 
 FAMILIES = ("random", "cooperative", "adversarial", "unbalanced")
 RULES = ("nash", "mean", "min_norm")
@@ -102,34 +103,38 @@ def measure(family: str, dimension: int, settings: Settings) -> dict[str, float]
 
 
 def run(settings: Settings, book: Book) -> None:
-    """Every family in every dimension, and the picture of one draw of each family."""
-    for family in FAMILIES:
-        for dimension in settings.dimensions:
-            key = f"{family}-{dimension}"
-            if not book.finished(key):
-                book.record(key, family=family, dimension=dimension, **measure(family, dimension, settings))
-    book.picture("half_sphere", picture(settings))
+    """Every family in every dimension, and one draw of each family to look at."""
+    units = {f"{family}-{dimension}": (family, dimension) for family in FAMILIES for dimension in settings.dimensions}
+    for key in book.todo([*units, "drawn"]):
+        if key == "drawn":
+            book.record(key, kind="drawn", vectors={family: draw(family, 1, 3, settings)[0] for family in FAMILIES})
+            continue
+        family, dimension = units[key]
+        numbers = measure(family, dimension, settings)
+        book.record(key, kind="family", family=family, dimension=dimension, **numbers)
 
 
-def picture(settings: Settings) -> Any:
+def reduced(settings: Settings) -> Settings:
+    """Few draws."""
+    return settings.changed(trials=20, sample=50, dimensions=[3])
+
+
+def pictures(records: Records, curves: Mapping[str, Any]) -> dict[str, Any]:
     """Figure 11: one draw of each family in three dimensions."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from ...torch_moe.pictures import plot_hemisphere
 
-    from nashsolve.integrations.torch_moe.pictures import plot_hemisphere
-
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    FigureCanvasAgg(figure)
-    for k, family in enumerate(FAMILIES):
-        rows = draw(family, 1, 3, settings)
-        rules = {rule.replace("_", " "): x[0] for rule, x in steps(rows).items()}
-        ax = plot_hemisphere(rows[0], rules, ax=figure.add_subplot(2, 2, k + 1, projection="3d"))
+    [drawn] = [r["vectors"] for r in records if r["kind"] == "drawn"]
+    axes = panels(2, 2, (11, 9), projection="3d")
+    for ax, (family, vectors) in zip(axes, drawn.items(), strict=True):
+        rows = np.asarray(vectors)
+        plot_hemisphere(rows, {rule.replace("_", " "): x[0] for rule, x in steps(rows[None]).items()}, ax=ax)
         ax.set_title(family)
-    return figure
+    return {"half_sphere": axes[0]}
 
 
-def claims(records: Sequence[dict[str, Any]]) -> list[Claim]:
+def claims(records: Records) -> list[Claim]:
     """What the paper says about this picture, against the records."""
+    records = [r for r in records if r["kind"] == "family"]
     hurts = {(r["family"], r["dimension"]): r["mean_hurts"] for r in records}
     random3 = hurts.get(("random", 3), float("nan"))
     nash_hurts = max(r["nash_hurts"] for r in records)
