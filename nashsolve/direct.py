@@ -120,7 +120,7 @@ def solve(
 
 
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, begin: float) -> Solution | None:
-    """The judged answer of any engine for a Gram in NumPy where every item is SOLVED, else None."""
+    """The judged answer of any engine for a Gram in NumPy where every item is solved, else None."""
     native = kernels.load()
     gram, alpha = problem.gram, raw.alpha
     plain = native is not None and problem.plain_gram and problem.invalid is None and not raw.details
@@ -138,7 +138,8 @@ def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, 
         return None
     lines, numbers = np.empty((_LINES, *alpha.shape)), np.empty((_NUMBERS, *alpha.shape[:-1]))
     codes = np.empty(alpha.shape[:-1], dtype=np.int64)
-    if native.certify(gram, *sides, alpha, problem.gram_error, rtol, lines, numbers, codes) != Status.SOLVED:
+    worst = native.certify(gram, *sides, alpha, problem.gram_error, rtol, lines, numbers, codes)
+    if not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE:
         return None
     return from_planes(problem, lines, numbers, codes, raw.n_iter, solver, begin)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("cvxpy", "plot", "cli")
+EXTRAS = ("cvxpy", "plot", "cli", "frame")
 TEST_TOOLS = ("array-api-strict", "hypothesis", "mpmath", "pytest", "pytest-xdist", "scikit-learn")
 
 # Not ours to bound, but newer ones give the oldest typer and Matplotlib deprecation warnings, which the tests

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from array_api_compat import is_numpy_namespace
+
 from nashsolve.core.arrays import EPS64, Array, device, matvec, spd_solver
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
@@ -23,6 +25,10 @@ early or "")."""
 def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps) -> RawAnswer:
     """The answer that `steps` finds for the equilibrated Gram, or the direction in which it diverged."""
     xp, b, w = problem.xp, problem.unit_gram, problem.power
+    if start is None and problem.white is None and problem.batch_shape == () and is_numpy_namespace(xp):
+        found = _solve_one(problem, steps)
+        if found is not None:
+            return found
     total = xp.sum(w, axis=-1)
     a = xp.ones((*problem.batch_shape, problem.n), dtype=xp.float64, device=device(b))
     if start is not None:
@@ -53,6 +59,23 @@ def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps)
     alpha = a * problem.scale
     if problem.radius is not None:
         alpha = alpha * (xp.sqrt(xp.sum(problem.present, axis=-1)) / problem.ball_radius)[..., None]
+    return RawAnswer(alpha, n_iter, stopped)
+
+
+def _solve_one(problem: BargainingProblem, steps: Steps) -> RawAnswer | None:
+    """One Gram in NumPy from the cold start: the same bits in half the calls. None where a player has no length."""
+    import numpy as np
+
+    b, w, noise = problem.unit_gram, problem.power, problem.noise
+    diagonal, total = b.diagonal(), np.add.reduce(w)
+    if not np.minimum.reduce(diagonal) > 0:
+        return None
+    a, n_iter, stopped = steps(b, w, np.ones(problem.n), total, noise, True)
+    if not total >= noise * np.add.reduce(a * np.sqrt(diagonal)) ** 2:
+        a = _block(a, b, np)
+    alpha = a * problem.scale
+    if problem.radius is not None:
+        alpha = alpha * (np.sqrt(np.add.reduce(problem.present)) / problem.ball_radius)
     return RawAnswer(alpha, n_iter, stopped)
 
 
