@@ -181,6 +181,9 @@ class ExpertView:
         ------
         InvalidProblem, InvalidType
         """
+        if hasattr(source, "expert_view"):
+            view: ExpertView = source.expert_view()
+            return view
         if isinstance(source, nn.ModuleDict):
             source = list(source.values())
         if isinstance(source, Mapping):

@@ -13,11 +13,15 @@ from nashsolve.core.errors import InvalidProblem
 
 from .experts import Expert
 
+Activation = str | Callable[[Tensor], Tensor]
+"""A name that configurations know, or what another model's experts do between their two linear layers."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
-def activate(hidden: Tensor, activation: str) -> Tensor:
+def activate(hidden: Tensor, activation: Activation) -> Tensor:
     """The non-linearity; "swiglu" takes (gate, up) in one tensor and halves the width."""
+    if not isinstance(activation, str):
+        return activation(hidden)
     if activation == "swiglu":
         gate, up = hidden.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -33,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype).unsqueeze(-2)
 
 
-def feed_forward(x: Tensor, expert: Mapping[str, Tensor], activation: str) -> Tensor:
+def feed_forward(x: Tensor, expert: Mapping[str, Tensor], activation: Activation) -> Tensor:
     """The feed-forward with the given parameters (of one expert, or of one for each unit)."""
     hidden = activate(linear(x, expert["up_proj"], expert.get("up_proj_bias")), activation)
     return linear(hidden, expert["down_proj"], expert.get("down_proj_bias"))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from nashsolve.core.errors import InvalidProblem
 
-from .chain import BaseExpertChain
-from .config import ChainConfig
+from .chain import BaseExpertChain, Member
+from .config import ChainConfig, MoEConfig
 from .layer import MoE
 
 
@@ -39,17 +39,36 @@ def link(model: nn.Module | Sequence[MoE], stacks: Sequence[str] | None = None) 
     layers = [(name, m) for name, m in named if isinstance(m, MoE) and m.config.chain is not None]
     if not layers:
         raise InvalidProblem("there is no MoE layer with a chain in its config to join")
+    chains = join_runs(layers, lambda name, layer: (_stack(name, stacks), _signature(layer)))
+    missing = set(stacks or ()) - {_stack(name, stacks) for name, _ in layers}
+    if missing:
+        raise InvalidProblem(f"stack {sorted(missing)[0]!r} holds no MoE layer with a chain")
+    return chains
+
+
+class Joins(Member, Protocol):
+    """A member with settings of a chain, which is told its place."""
+
+    config: MoEConfig
+
+    def join(self, chain: BaseExpertChain, position: int) -> None:
+        """Become layer `position` of a chain."""
+        ...
+
+
+T = TypeVar("T", bound=Joins)
+
+
+def join_runs(layers: Sequence[tuple[str, T]], key: Callable[[str, T], Any]) -> list[BaseExpertChain]:
+    """One chain for every run of named layers with the same key, in their order."""
     chains = []
-    for _, run in itertools.groupby(layers, lambda item: (_stack(item[0], stacks), _signature(item[1]))):
+    for _, run in itertools.groupby(layers, lambda item: key(*item)):
         members = list(run)
         config = members[0][1].config.chain or ChainConfig()
         chain = BaseExpertChain([layer for _, layer in members], config, name=f"chain at {members[0][0]}")
         for position, (_, layer) in enumerate(members):
             layer.join(chain, position)
         chains.append(chain)
-    missing = set(stacks or ()) - {_stack(name, stacks) for name, _ in layers}
-    if missing:
-        raise InvalidProblem(f"stack {sorted(missing)[0]!r} holds no MoE layer with a chain")
     return chains
 
 

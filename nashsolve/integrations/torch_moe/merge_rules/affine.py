@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..experts import ExpertView
-from ..feed_forward import activate, feed_forward
+from ..experts import ExpertView, Slot
+from ..feed_forward import Activation, activate, feed_forward
 from .call import MergeCall
 
 
-def evaluate(call: MergeCall, activation: str, a: Tensor | None, c: Tensor) -> Tensor:
+def evaluate(call: MergeCall, activation: Activation, a: Tensor | None, c: Tensor) -> Tensor:
     """Output of the merged experts for coefficients a (rows,) of the base expert (None: zero) and c (rows, N)."""
     if call.level == "token":
         x = call.hidden.reshape(-1, call.hidden.shape[-1])
@@ -26,10 +26,10 @@ def evaluate(call: MergeCall, activation: str, a: Tensor | None, c: Tensor) -> T
 
 
 def mixed_feed_forward(
-    x: Tensor, view: ExpertView, base: Mapping[str, Tensor], a: Tensor | None, c: Tensor, activation: str
+    x: Tensor, view: ExpertView, base: Mapping[str, Tensor], a: Tensor | None, c: Tensor, activation: Activation
 ) -> Tensor:
     """The feed-forward of token t's own merged expert, for tokens x (T, d) and coefficients c (T, N)."""
-    slots = {slot.name: slot.tensors[0] for slot in view.slots}
+    slots = {slot.name: slot for slot in view.slots}
     for name in ("up_proj", "down_proj"):
         bias = f"{name}_bias"
         y = _mixed_linear(x, slots[name], slots.get(bias), c)
@@ -43,15 +43,15 @@ def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def _mixed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, c: Tensor) -> Tensor:
+def _mixed_linear(x: Tensor, weight: Slot, bias: Slot | None, c: Tensor) -> Tensor:
     """``sum_i c_ti (W_i x_t + b_i)``; the coefficients scale whichever side is narrower, since that side is saved."""
-    n, out, inner = weight.shape
+    out, inner = weight.shape
     c = c.to(x.dtype)
     total: Tensor | None = None
-    for i in range(n):
+    for i in range(weight.n):
         share = c[:, i : i + 1]
-        w = weight[i].to(x.dtype)
+        w = weight.expert(i).to(x.dtype)
         y = F.linear(x * share, w) if inner <= out else share * F.linear(x, w)
         total = y if total is None else total + y
     assert total is not None
-    return total if bias is None else total + (c @ bias.to(x.dtype)).to(total.dtype)
+    return total if bias is None else total + bias.mix(c).to(total.dtype)

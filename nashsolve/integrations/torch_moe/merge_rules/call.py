@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config import MoEConfig
 from ..curvature import KroneckerCurvature
 from ..experts import ExpertView
-from ..feed_forward import FusedExperts
+from ..feed_forward import Activation, FusedExperts
 from ..router_output import RouterOutput
 
 
@@ -84,7 +84,7 @@ class MergeRule(nn.Module):
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()
         self.settings = config.merge
-        self.activation = config.activation
+        self.activation: Activation = config.activation
 
     @abstractmethod
     def forward(self, call: MergeCall) -> Tensor:

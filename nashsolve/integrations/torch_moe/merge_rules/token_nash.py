@@ -10,6 +10,8 @@ weights of the players, so that one selected expert gets what top-1 routing give
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -71,7 +73,7 @@ class TokenNashRule(MergeRule):
         n = call.experts.n_experts
         c = torch.zeros(len(weights), n, dtype=weights.dtype, device=weights.device).scatter_add(1, index, weights)
         c = float(self.settings.eta or 0.0) * c
-        rows = MergeCall(**(vars(call) | {"level": "token"}))
+        rows = replace(call, level="token")
         return evaluate(rows, self.activation, 1 - c.sum(-1), c)
 
     @torch.compiler.disable
