@@ -194,17 +194,30 @@ class BaseExpertChain(nn.Module):
     def _solve(self, group: str, layer: int, view: ExpertView, now: Expert) -> Agreement:
         if self.config.bargain == "uniform":
             return uniform(view.n)
-        domain = domain_gram(view, now, self.config.bargain.products)
+        domain = self._gram(group, layer, view, now)
         check_finite(domain.gram, f"layer {layer} of {self.name}")
         self._run.grams[group, layer] = domain
         if not self.warm:
-            return bargain_over_base(domain, self.config.bargain)
+            return self._bargain(domain, None)
         row = self.alpha_start[list(self.groups).index(group), layer]
         start = row.cpu().numpy().copy() if bool((row > 0).all()) else None
-        found = bargain_over_base(domain, self.config.bargain, start)
+        found = self._bargain(domain, start)
         if found.alpha is not None and found.policy == "":
             row.copy_(torch.from_numpy(found.alpha))
         return found
+
+    def _gram(self, group: str, layer: int, view: ExpertView, now: Expert) -> DomainGram:
+        """What the experts of a layer bargain with."""
+        return domain_gram(view, now, self._settings.products)
+
+    def _bargain(self, domain: DomainGram, start: np.ndarray | None) -> Agreement:
+        return bargain_over_base(domain, self._settings, start)
+
+    @property
+    def _settings(self) -> BargainConfig:
+        """The bargain's settings, of a chain that has any."""
+        assert isinstance(self.config.bargain, BargainConfig)
+        return self.config.bargain
 
     def _judge_stability(self) -> None:
         from .stability import explain_stability, warn_if_unstable

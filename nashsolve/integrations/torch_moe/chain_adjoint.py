@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,10 +27,20 @@ class Adjoint:
         self.of_coefficients: dict[int, Tensor] = {}
 
     def run(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of all tensors, in their order, from those of the later base experts."""
+        found = list(self.layers(gradients))
+        ends = [
+            self.lam[name].to(t.dtype) if wanted else None
+            for name, t, wanted in zip(self.names, self.tensors, self.wanted, strict=False)
+        ]
+        return [*ends, *(t for part in reversed(found) for t in part)]
+
+    def layers(self, gradients: Sequence[Tensor | None]) -> Iterator[list[Tensor | None]]:
+        """Gradients of one layer's tensors after another, from the last to the first; then `lam` is the base's."""
         size = len(self.names)
-        found: list[list[Tensor | None]] = []
         # All tensors of these dicts are this run's own, and are written to in place.
         lam = {name: torch.zeros_like(t, dtype=self.dtype) for name, t in zip(self.names, self.tensors, strict=False)}
+        self.lam = lam
         p: Expert = {}
         q = {name: torch.zeros_like(t) for name, t in lam.items()} if self.plan.momentum.u else {}
         start = len(self.tensors)
@@ -41,13 +51,8 @@ class Adjoint:
             gamma = self.plan.gamma
             upstream = {k: p[k].add_(t, alpha=gamma) if k in p else gamma * t for k, t in lam.items()}
             start -= len(self.plan.links[layer].tensors)
-            found.append(self._link(layer, start, upstream, lam))
+            yield self._link(layer, start, upstream, lam)
             p = self._buffers(upstream, q)
-        ends = [
-            lam[name].to(t.dtype) if wanted else None
-            for name, t, wanted in zip(self.names, self.tensors, self.wanted, strict=False)
-        ]
-        return [*ends, *(t for part in reversed(found) for t in part)]
 
     def _buffers(self, upstream: Expert, q: Expert) -> Expert:
         """Adjoint of the real buffer one layer earlier (empty without momentum); that of the imaginary one in place."""
@@ -80,7 +85,7 @@ class Adjoint:
                 lam[name].sub_(rows.sum(0))
                 sums += [total.to(f.dtype) for total, f in zip(factors, curvature.factors, strict=True)]
             else:
-                rows = _outer(weights, g) if ask else None
+                rows = _outer(link.held(slot, weights), g) if ask else None
                 lam[name].sub_(g, alpha=float(weights.sum()))
             if couple is not None:
                 extra = slot.mix(couple) - _outer(couple.sum(-1), self.bases[layer][name])
@@ -112,7 +117,8 @@ class Adjoint:
             )
             for i in range(link.view.n)
         ]
-        gathered = self.of_coefficients.get(solved, 0) + torch.stack([torch.as_tensor(x) for x in pairs]).cpu()
+        here = link.summed(torch.stack([torch.as_tensor(x) for x in pairs]).cpu())
+        gathered = self.of_coefficients.get(solved, 0) + here
         self.of_coefficients[solved] = gathered
         if solved != layer:
             return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .bargain import Agreement
 from .curvature import SlotCurvature
-from .experts import Expert, ExpertView
+from .experts import Expert, ExpertView, Slot
 from .momentum import Momentum, MomentumState
 
 Agree = Callable[[int, ExpertView, Expert], tuple[Agreement, int]]
@@ -29,6 +30,18 @@ class Link:
     @property
     def tensors(self) -> list[Tensor]:
         return [*self.view.tensors, *(factor for slot in self.curvature.values() for factor in slot.factors)]
+
+    def step(self, base: Expert, coefficients: np.ndarray) -> list[Tensor] | None:
+        """``sum_i c_i M_i (E_i - E)`` by slot, where it cannot be taken in one pass with the momentum; else None."""
+        return _curved_step(self, base, coefficients) if self.curvature else None
+
+    def held(self, slot: Slot, weights: Tensor) -> Tensor:
+        """Of N weights those of the experts that the slot's tensors hold: all of them in one process."""
+        return weights
+
+    def summed(self, pairs: Tensor) -> Tensor:
+        """Inner products (N,) over the whole experts, from those over the columns held: the same in one process."""
+        return pairs
 
 
 @dataclass
@@ -59,8 +72,8 @@ def propagate(plan: Plan, base: Expert, agree: Agree) -> list[Expert]:
         now = bases[-1]
         agreement, _ = agree(layer, link.view, now)
         c = agreement.coefficients
-        if link.curvature:
-            step = _curved_step(link, now, c)
+        step = link.step(now, c)
+        if step is not None:
             state, move, buffer = plan.momentum.advance(state, None, [step], [1.0], plan.gamma)
             later = [tensor + part for tensor, part in zip(now.values(), move, strict=True)]
         else:
