@@ -9,6 +9,7 @@ from .crosscheck import crosscheck
 from .demo import demo
 from .doctor import doctor
 from .exits import EPILOG
+from .experiment.app import experiment
 from .merge.app import merge
 from .plot import plot
 from .solve import solve
@@ -26,3 +27,4 @@ app = typer.Typer(
 for command in (solve, verify, crosscheck, compare, plot, doctor, demo):
     app.command(epilog=EPILOG)(command)
 app.add_typer(merge)
+app.add_typer(experiment)

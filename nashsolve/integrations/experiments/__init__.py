@@ -1,1 +1,1 @@
-"""The published experiments as recipes: runner, models, data and the report (``pip install 'nashsolve[experiments]'``)."""
+"""The published experiments as recipes: runner, models, data and report (``pip install 'nashsolve[experiments]'``)."""

@@ -14,7 +14,7 @@ from . import lines
 from .claiming import claimed
 
 RECORDS, CURVES, UNITS = "records.jsonl", "curves.jsonl", "units.json"
-_LOCKS, _WORK, _PROGRESS = ".locks", "work", ".progress"
+PROGRESS, _LOCKS, _WORK = ".progress", ".locks", "work"
 
 
 class Book:
@@ -75,7 +75,7 @@ class Book:
         return lines.read(self.folder / RECORDS)
 
     def curve(self, key: str, step: int, **numbers: Any) -> None:
-        """One point of a curve, one line of curves.jsonl. A step that is logged again after a kill replaces its point."""
+        """One point of a curve, a line of curves.jsonl. A step logged again after a kill replaces its point."""
         lines.append(self.folder / CURVES, {"key": key, "step": step, **numbers})
         if self._tensorboard:
             for name, value in numbers.items():
@@ -101,7 +101,7 @@ class Book:
         if now - self._told < 0.5:
             return
         self._told = now
-        folder = self.folder / _PROGRESS
+        folder = self.folder / PROGRESS
         folder.mkdir(exist_ok=True)
         (folder / str(os.getpid())).write_text(json.dumps({"key": key, "share": done / max(total, 1)}))
 

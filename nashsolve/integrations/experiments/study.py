@@ -3,14 +3,15 @@
 A study ``studies/phase_sweep.py`` holds
 
 - ``class Settings(Strict)``: every number of a recipe, validated;
-- ``def run(settings, book) -> None``: does the units that are left (``for key in book.todo(keys)``) and records each with
-  one ``book.record(key, **numbers)`` as its last act; several processes call it at once, and a killed run calls it again;
+- ``def run(settings, book) -> None``: does the units that are left (``for key in book.todo(keys)``) and records each
+  with one ``book.record(key, **numbers)`` as its last act; several processes call it at once, and a killed run calls it
+  again;
 - ``def claims(records) -> list[Claim]``: sentences of the paper beside what was measured; `records` is what the book
   holds, a list of dicts that each have a ``key``;
 - ``def reduced(settings) -> Settings``: the same study in a few steps at small width, for ``--dry-run`` and the tests;
-- optionally ``def plan(settings) -> list[str]``: lines of the dry run's plan (parameter counts on the meta device, tokens);
+- optionally ``def plan(settings) -> list[str]``: lines of the dry run's plan (parameters on the meta device, tokens);
 - optionally ``def pictures(records, curves) -> dict[str, Axes]``: drawn when all units are finished; `curves` is what
-  `Book.curve` wrote.
+  `Book.curves` gives.
 """
 
 from __future__ import annotations

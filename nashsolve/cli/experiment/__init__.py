@@ -1,0 +1,1 @@
+"""`nashsolve experiment`: the published tables and figures as commands."""

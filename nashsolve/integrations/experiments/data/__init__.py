@@ -1,0 +1,1 @@
+"""Data: what every Python brings along for the miniatures, and loaders of the paper's data sets."""

@@ -1,0 +1,87 @@
+"""``run.json``: what a folder of results belongs to, and on what it was computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from nashsolve.core.errors import InvalidProblem, NashSolveError
+
+from ..checkpoints.disk import publish
+from ..torch_moe.strict import Strict
+from .lines import plain
+from .recipe import Recipe
+
+HEADER = "run.json"
+
+
+class ExperimentFailed(NashSolveError):
+    """A unit of an experiment ended with an error; what is finished stays, and the same command goes on from there."""
+
+    exit_code = 3
+
+
+def open_run(folder: Path, recipe: Recipe, settings: Strict, device: str) -> dict[str, Any]:
+    """Begin a folder, or check that it was begun with the same settings.
+
+    Raises
+    ------
+    InvalidProblem
+        Where the folder holds another run: results of different settings must not mix.
+    """
+    wanted = {
+        "recipe": recipe.name,
+        "study": recipe.study,
+        "device": device.partition(":")[0],
+        "settings": plain(settings.model_dump(mode="json")),
+    }
+    path = folder / HEADER
+    if path.exists():
+        found = read_header(folder)
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise InvalidProblem(
+                    f"{folder} was begun with {_difference(found.get(key), value, key)}; give another --out, or "
+                    "--fresh to begin it anew"
+                )
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {**wanted, **_machine(device), "jobs": 0, "wall_seconds": 0.0, "complete": False}
+    save_header(folder, header)
+    return header
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a folder of results."""
+    return dict(json.loads((folder / HEADER).read_text(encoding="utf-8")))
+
+
+def save_header(folder: Path, header: dict[str, Any]) -> None:
+    """Replace the header as a whole."""
+    publish(folder / HEADER, (json.dumps(header, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _machine(device: str) -> dict[str, Any]:
+    import torch
+
+    import nashsolve
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    versions = {"nashsolve": nashsolve.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"hardware": name, "cores": cores(), "versions": versions}
+
+
+def _difference(found: Any, wanted: Any, key: str) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(set(found) | set(wanted)):
+            if found.get(name) != wanted.get(name):
+                return f"{name} = {found.get(name)!r}, not {wanted.get(name)!r}"
+    return f"{key} = {found!r}, not {wanted!r}"

@@ -1,0 +1,64 @@
+"""Verdicts on the kinds of claims that the paper makes, always by an interval and never by a mean alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .statistics import compare
+from .study import Claim
+from .systems import title
+
+Table = Mapping[str, Mapping[int, float]]
+
+
+def better(table: Table, ours: str, theirs: str, unit: str, direction: str, paper: str) -> Claim | None:
+    """The claim that one system beats another, judged by the paired 95 % interval.
+
+    Parameters
+    ----------
+    table : system -> seed -> number
+    ours, theirs : systems; the claim is that ours is better
+    unit : of the number
+    direction : "lower" or "higher" is better
+    paper : where the claim is made, with the numbers there
+
+    Returns
+    -------
+    Claim, or None where one of the systems was not run with two seeds
+    """
+    found = compare(table, ours, theirs)
+    if found is None:
+        return None
+    gain = -1.0 if direction == "lower" else 1.0
+    if found.noise:
+        verdict, reason = "not reproduced", f"the interval over {found.n} paired seeds holds zero: noise at this size"
+    elif gain * found.mean > 0:
+        verdict, reason = "reproduced", f"the interval over {found.n} paired seeds leaves zero out"
+    else:
+        verdict, reason = "not reproduced", f"the other way round over {found.n} paired seeds, beyond noise"
+    text = f"{title(ours)} is better than {title(theirs)}"
+    return Claim(text, paper, f"{unit}: {found}", verdict, reason)  # type: ignore[arg-type]
+
+
+def flat(table: Table, systems: list[str], reference: str, unit: str, text: str, paper: str) -> Claim | None:
+    """The claim that a choice does not matter: no paired interval leaves zero out, corrected for their number."""
+    found = {name: compare(table, name, reference) for name in systems if name != reference}
+    pairs = {name: pair for name, pair in found.items() if pair is not None}
+    if not pairs:
+        return None
+    limit = 0.05 / len(pairs)
+    apart = [name for name, pair in pairs.items() if pair.p is not None and pair.p < limit]
+    widest = max(pairs.values(), key=lambda pair: abs(pair.mean))
+    seeds = widest.n
+    reason = (
+        f"no difference is beyond noise over {seeds} paired seeds (Bonferroni over {len(pairs)} comparisons)"
+        if not apart
+        else f"beyond noise over {seeds} paired seeds: {', '.join(map(title, apart))}"
+    )
+    measured = f"{unit}, largest difference from {title(reference)}: {widest}"
+    return Claim(text, paper, measured, "not reproduced" if apart else "reproduced", reason)
+
+
+def unlike(text: str, paper: str, measured: str, same: bool, reason: str) -> Claim:
+    """The claim that two things differ, which an identity refutes."""
+    return Claim(text, paper, measured, "not reproduced" if same else "reproduced", reason)
