@@ -29,6 +29,8 @@ _FRACTION = 0.9
 """How far towards the boundary of the positive orthant one step may go."""
 _TINY = 3e-8
 """A step of this relative size leaves an error of its square, so it is the last."""
+_NEAR = 2e-4
+"""After a step of this size the same factors correct what is left: their error is its size, times the correction's."""
 _STALL = 1e-4
 _FAR = 0.1
 """Only a step of at least this size can belong to a sequence that diverges."""
@@ -80,37 +82,39 @@ def _iterate_one(
     """One problem in NumPy: the batch's steps, operation by operation and so bit by bit, with Python's branches."""
     import numpy as np
 
-    add, n = np.add.reduce, len(a)
+    add, matmul, n = np.add.reduce, np.matmul, len(a)
     w_min, best, stalled, limit = min(w.tolist()), math.inf, 0, float(total)
-    norms = b.diagonal() ** 0.5
     au = w
     for iteration in range(max_iter + 1):
-        ba = np.matmul(b, a[:, None])[:, 0]
+        ba = matmul(b, a)
         q = float(add(a * ba))
         if q > 0:
             factor = math.sqrt(limit / q)
-            a, ba = a * factor, ba * factor
+            a = a * factor
+            ba *= factor
             au = au * factor if iteration else au
         r = w - a * ba
-        h = a[:, None] * (b * a)
-        h.reshape(-1)[:: n + 1] = (h.diagonal() + au) * (1 + 4 * EPS64)
+        h = b * a
+        h *= a[:, None]
+        diagonal = h.reshape(-1)[:: n + 1]
+        diagonal += au
+        diagonal *= 1 + 4 * EPS64
         try:
             inverse = np.linalg.inv(h)
         except np.linalg.LinAlgError:
             return a, iteration, "numerical"
-        da = np.matmul(inverse, r[:, None])[:, 0]
+        da = matmul(inverse, r)
         power = float(add(r * da))
         if power != power:
             return a, iteration, "numerical"
-        size = math.sqrt((power if power > 0 else 0.0) / w_min)
         moves = da.tolist()
         low = min(moves)
-        size = max(size, -low, max(moves))
+        size = max(math.sqrt(max(power, 0.0) / w_min), -low, max(moves))
         if size <= _TINY:
             return a * (1 + da), iteration, ""
         stalled = stalled + 1 if size < _STALL and size > 0.3 * best else 0
         best = min(best, size)
-        if stalled >= 2 or (size > _FAR and float(add(norms * a)) ** 2 * noise > limit):
+        if stalled >= 2 or (size > _FAR and float(add(b.diagonal() ** 0.5 * a)) ** 2 * noise > limit):
             return a, iteration, ""
         if iteration == max_iter:
             break
@@ -118,16 +122,22 @@ def _iterate_one(
             return a, iteration, "time"
         rest = w / au - 1
         du = rest - da
-        low = min(low, *du.tolist())
         both = da * du
-        da2 = np.matmul(inverse, (r - au * both)[:, None])[:, 0]
+        da2 = matmul(inverse, r - au * both)
         du2 = rest - both - da2
+        low = min(low, *du.tolist())
         low2 = min(*da2.tolist(), *du2.tolist())
         if low2 >= low or low2 >= -_FRACTION:
             da, du, low = da2, du2, low2
-        t = -_FRACTION / low if low < -_FRACTION else 1.0
-        step = 1 + t * da
-        a, au = a * step, au * step * (1 + t * du)
+        if low < -_FRACTION:
+            t = -_FRACTION / low
+            da, du = t * da, t * du
+        step = 1 + da
+        a, au = a * step, au * step * (1 + du)
+        if size <= _NEAR:
+            da = matmul(inverse, w - a * matmul(b, a))
+            if size * float(np.maximum.reduce(np.abs(da))) <= _TINY**2:
+                return a * (1 + da), iteration + 1, ""
     return a, max_iter, "max_iter"
 
 
@@ -191,9 +201,9 @@ def _iterate_batch(
         if left <= 0.7 * live.shape[0]:
             done_a = _put(done_a, items, a, xp)
             keep = xp.nonzero(live)[0]
-            items, used, a, w, b, total, norms, best, stalled, da, du, low, r, au, live = (
+            items, used, a, w, b, total, norms, best, stalled, size, da, du, low, r, au, live = (
                 xp.take(v, keep, axis=0)
-                for v in (items, used, a, w, b, total, norms, best, stalled, da, du, low, r, au, live)
+                for v in (items, used, a, w, b, total, norms, best, stalled, size, da, du, low, r, au, live)
             )
             solver = spd_solver(_system(a, b * a[:, None, :], au, eye, xp), xp)
         rest, both = w / au - 1, da * du
@@ -207,6 +217,15 @@ def _iterate_batch(
         t = xp.where(live, t, 0 * t)[:, None]
         step = 1 + t * da
         a, au = a * step, au * step * (1 + t * du)
+        near = live & (size <= _NEAR)
+        if bool(xp.any(near)):
+            da = solver(w - a * matvec(b, a, xp))
+            near = near & (size * xp.max(xp.abs(da), axis=-1) <= _TINY**2)
+            a = xp.where(near[:, None], a * (1 + da), a)
+            live = live & ~near
+            left = int(xp.count_nonzero(live))
+            if left == 0:
+                break
     done_a = _put(done_a, items, a, xp)
     stopped = "" if left == 0 else ("time" if late else "max_iter")
     n_iter = xp.where(n_iter > max_iter, max_iter, n_iter)

@@ -26,12 +26,13 @@ def namespace_of(*values: Any) -> Any:
     for value in values:
         if hasattr(value, "__array_namespace__") or type(value).__module__.startswith("torch"):
             found = array_namespace(value)
-            return _numpy_namespace() if is_numpy_namespace(found) else found
-    return _numpy_namespace()
+            return numpy_namespace() if is_numpy_namespace(found) else found
+    return numpy_namespace()
 
 
 @lru_cache(maxsize=1)
-def _numpy_namespace() -> Any:
+def numpy_namespace() -> Any:
+    """NumPy where it follows the standard, else its wrapper."""
     import array_api_compat.numpy
     import numpy
 

@@ -23,6 +23,7 @@ from .validation import (
 )
 
 MAX_PLAYERS = 8192
+_SIDES = ("weights", "disagreement", "radius", "metric", "mask", "names")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,10 @@ class BargainingProblem:
     def __post_init__(self) -> None:
         if (self.vectors is None) == (self.gram is None):
             raise InvalidProblem("give exactly one of vectors (rows are players) and gram")
+        if type(self.gram).__name__ == "ndarray" and all(self.__dict__[name] is None for name in _SIDES):
+            self._set(xp=arrays.numpy_namespace(), sources={})
+            if self._read_at_once():  # in the kernel, which warns of nothing
+                return
         xp = arrays.namespace_of(self.vectors, self.gram, self.weights, self.disagreement)
         named = {name: getattr(self, name) for name in ("vectors", "gram", "weights", "disagreement", "radius")}
         self._set(xp=xp, sources=arrays.requiring_grad(named))

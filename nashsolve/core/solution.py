@@ -359,7 +359,7 @@ def _decide(
     codes = xp.where(vague, 0 * codes + int(Status.AMBIGUOUS), codes)
     codes = xp.where(sure, 0 * codes, codes)
     none = proof.margin <= 0.32 * proof.resolution
-    if problem.gram_error and problem.noise > problem.rounding:  # a Gram known to be wrong proves nothing within its error
+    if problem.gram_error and problem.noise > problem.rounding:  # what is known to be wrong proves little
         share = (problem.rounding / problem.noise) ** 0.5
         opposed = xp.abs(proof.margin) <= 0.32 * share * proof.resolution
         none = opposed | (proof.margin <= -proof.resolution)
