@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent
-INTERFACE = 3
+INTERFACE = 4
 """Raised with every change of what Python passes to the kernel, so that a stale build is not called."""
 
 MOST_ITERATIONS = 2**31 - 2

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "in_ball.hpp"
 #include "solve.hpp"
 #if defined(NASH_TILES)
 #include "tile.hpp"
@@ -244,8 +245,17 @@ int examine(const Batch& p) {
     return good && apart == 0 ? 0 : -1;
 }
 
+int in_ball(int n, int many, const double* gram, const double* limit, const double* w, int max_iter, double* eta,
+            int* steps) {
+    double* block = room.of(InBall::doubles(many));
+    if (!block) return -1;
+    const int stop = InBall(block, n, many).run(gram, limit, w, max_iter, eta, *steps);
+    room.trim();
+    return stop;
+}
+
 }  // namespace
 
-extern const Engine engine = {NASH_NAME, run<SOLVE>, run<ITERATE>, run<CERTIFY>, examine};
+extern const Engine engine = {NASH_NAME, run<SOLVE>, run<ITERATE>, run<CERTIFY>, examine, in_ball};
 
 }  // namespace NASH_NAMESPACE

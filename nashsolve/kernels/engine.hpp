@@ -31,4 +31,7 @@ struct Engine {
     int (*iterate)(const Batch&, long begin, long end);  // gram is equilibrated; status holds Stop codes
     int (*certify)(const Batch&, long begin, long end);  // alpha is in start, gram checked
     int (*examine)(const Batch&);
+    // A ball with linear constraints (in_ball.hpp): 0 found, 1 max_iter, 2 numerical, -1 no memory.
+    int (*in_ball)(int n, int many, const double* gram, const double* limit, const double* w, int max_iter, double* eta,
+                   int* steps);
 };

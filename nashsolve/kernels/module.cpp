@@ -243,6 +243,22 @@ PyObject* newton(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+PyObject* in_ball(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "in_ball(gram, limit, weights, max_iter, eta)");
+    View gram, limit, w, eta;
+    Batch p{};
+    const long max_iter = PyLong_AsLong(args[3]);
+    if (PyErr_Occurred()) return nullptr;
+    if (!gram.take(args[0], false, 'd') || !limit.take(args[1], false, 'd') || !w.take(args[2], false, 'd') ||
+        !eta.take(args[4], true, 'd') || !shape(gram, View(), View(), p) || p.count != 1 || limit.length() != p.n ||
+        w.length() < 1 || w.length() > p.n || eta.length() != p.n)
+        return PyErr_Format(PyExc_ValueError, "contiguous float64 arrays of matching shapes are needed");
+    int steps = 0;
+    const int stop = engine->in_ball((int)w.length(), p.n, p.gram, limit.doubles(), w.doubles(), (int)max_iter,
+                                     eta.doubles(), &steps);
+    return Py_BuildValue("ii", stop, steps);
+}
+
 PyObject* instruction_set(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count == 1) {
         Py_ssize_t length;
@@ -262,6 +278,7 @@ PyMethodDef methods[] = {
     METHOD(certify, "certificate and status of given alphas of checked Grams; the worst status"),
     METHOD(examine, "scale and unit Gram of one problem; -1 for what needs words"),
     METHOD(newton, "the iteration alone, on equilibrated Grams"),
+    METHOD(in_ball, "multipliers of a ball with linear constraints; why it stopped, and the steps"),
     METHOD(instruction_set, "the instruction set in use; with a name, switch to it (for tests)"),
     {nullptr, nullptr, 0, nullptr},
 };
@@ -273,6 +290,6 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "nashsolve.kernels._native", "T
 PyMODINIT_FUNC PyInit__native() {
     engine = find(nullptr);
     PyObject* module = PyModule_Create(&definition);
-    if (module) PyModule_AddIntConstant(module, "interface", 3);  // as INTERFACE in __init__.py
+    if (module) PyModule_AddIntConstant(module, "interface", 4);  // as INTERFACE in __init__.py
     return module;
 }

@@ -13,16 +13,32 @@ from typing import Any
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
+from nashsolve import kernels
+
 _DONE = 4e-16
 _FLAT = 1e-7
 """Length of the combined rows, relative, below which the ball does not hold the agreement: not for this method."""
+_STOPS = {0: "", 1: "max_iter", 2: "numerical", -1: "numerical"}
+"""In words what the kernel says; without memory for it the general method decides."""
 
 
 def solve_in_ball(gram: Any, b: Any, w: Any, max_iter: int) -> tuple[Any, int, str]:
     """Multipliers (N,) for the unit ball, steps, and why it stopped: "", "max_iter", or "numerical" for anything else.
 
     gram : (N, N) of the rows, players first; b : (N,) what the rows must exceed; w : (n,) weights of the players
+
+    In the compiled kernel where there is one, else here, by the same steps.
     """
+    native = kernels.load()
+    if native is None:
+        return solve_in_numpy(gram, b, w, max_iter)
+    eta = np.empty(len(b))
+    stop, steps = native.in_ball(gram, b, w, min(max_iter, kernels.MOST_ITERATIONS), eta)
+    return eta, steps, _STOPS[stop]
+
+
+def solve_in_numpy(gram: Any, b: Any, w: Any, max_iter: int) -> tuple[Any, int, str]:
+    """The method of solve_in_ball without the kernel."""
     n, many = len(w), len(b)
     size = np.sqrt(gram.diagonal()) + abs(b)
     if not (size > 0).all():
