@@ -122,7 +122,7 @@ class BaseExpertChain(nn.Module):
         return len(self._members)
 
     @torch.compiler.disable
-    def bases(self) -> list[Expert]:
+    def bases(self) -> Sequence[Expert]:
         """Base expert of every layer, name -> tensor: float32 (float64 for float64 experts), with gradient unless
         detached or under no_grad."""
         views = [member.expert_view() for member in self._members]

@@ -15,10 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from nashsolve.core.errors import NashSolveError
 
-from .bargain import Agreement
 from .chain_adjoint import Adjoint
 from .chain_plan import Plan, propagate
-from .experts import Expert, ExpertView
+from .experts import Expert
 
 
 def run_chain(plan: Plan, base: Expert) -> list[Expert]:
@@ -36,14 +35,8 @@ class _Chain(torch.autograd.Function):
         ctx.versions = [tensor._version for tensor in tensors]
         ctx.set_materialize_grads(False)
         base = dict(zip(names, tensors, strict=False))
-
-        def agree(layer: int, view: ExpertView, now: Expert) -> tuple[Agreement, int]:
-            if layer == len(plan.agreed):
-                plan.agreed.append(plan.agree(layer, view, now))
-            return plan.agreed[layer]
-
         with torch.autocast(tensors[0].device.type, enabled=False):
-            bases = propagate(plan, base, agree)
+            bases = propagate(plan, base, plan.agree_once)
         return tuple(tensor for later in bases[1:] for tensor in later.values())
 
     @staticmethod

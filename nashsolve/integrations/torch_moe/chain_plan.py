@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,15 +61,25 @@ class Plan:
     agreed: list[tuple[Agreement, int]] = field(default_factory=list)
     moves: list[Tensor] = field(default_factory=list)
 
+    def agree_once(self, layer: int, view: ExpertView, now: Expert) -> tuple[Agreement, int]:
+        """The agreement of a layer: the known one, or a new one that is kept."""
+        if layer == len(self.agreed):
+            self.agreed.append(self.agree(layer, view, now))
+        return self.agreed[layer]
+
 
 def propagate(plan: Plan, base: Expert, agree: Agree) -> list[Expert]:
     """Base experts of layers 1 to L, without gradient."""
-    dtype = plan.links[0].view.dtype
-    bases = [{name: tensor.detach().to(dtype) for name, tensor in base.items()}]
+    return list(walk(plan, base, agree))
+
+
+def walk(plan: Plan, base: Expert, agree: Agree) -> Iterator[Expert]:
+    """Base experts of layers 1 to L, one after another."""
+    now = {name: tensor.detach().to(plan.links[0].view.dtype) for name, tensor in base.items()}
     state = MomentumState()
     plan.moves.clear()
+    yield now
     for layer, link in enumerate(plan.links):
-        now = bases[-1]
         agreement, _ = agree(layer, link.view, now)
         c = agreement.coefficients
         step = link.step(now, c)
@@ -79,8 +89,8 @@ def propagate(plan: Plan, base: Expert, agree: Agree) -> list[Expert]:
         else:
             state, later, buffer = plan.momentum.advance(state, list(now.values()), link.view.vectors(), c, plan.gamma)
         plan.moves.append(plan.gamma * torch.stack([torch.linalg.vector_norm(t).double() for t in buffer]).norm())
-        bases.append(dict(zip(now, later, strict=True)))
-    return bases
+        now = dict(zip(now, later, strict=True))
+        yield now
 
 
 def _curved_step(link: Link, base: Expert, coefficients: Iterable[float]) -> list[Tensor]:

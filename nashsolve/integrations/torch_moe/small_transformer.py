@@ -57,8 +57,8 @@ class Block(nn.Module):
         self.attention, self.feed_forward = attention, feed_forward
         self.first_norm, self.second_norm = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
 
-    def forward(self, x: Tensor, input_ids: Tensor) -> Tensor:
-        """(batch, length, d) in the same shape."""
+    def forward(self, x: Tensor, input_ids: Tensor | None) -> Tensor:
+        """(batch, length, d) in the same shape; input_ids for routers that distil from them."""
         x = x + self.attention(self.first_norm(x))
         normed = self.second_norm(x)
         moe = isinstance(self.feed_forward, MoE)
@@ -94,10 +94,14 @@ class SmallTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits (batch, length, vocab) of (batch, length) int64."""
+        return nn.functional.linear(self.features(input_ids), self.embedding.weight)
+
+    def features(self, input_ids: Tensor) -> Tensor:
+        """What the logits are computed from, (batch, length, d)."""
         x = self.embedding(input_ids)
         for block in self.blocks:
             x = block(x, input_ids)
-        return nn.functional.linear(self.norm(x), self.embedding.weight)
+        return self.norm(x)
 
     def layers(self) -> list[MoE]:
         """The feed-forwards that are `MoE` layers."""
