@@ -20,6 +20,8 @@ from .layer import MergingLayer
 
 NAME = "nashsolve"
 """Under which the module is a child of the model, and its keys begin."""
+UPCYCLING = "upcycling"
+"""How the block of an upcycled feed-forward came to merge."""
 
 
 class Bases:
@@ -115,12 +117,19 @@ class Merging(nn.Module):
             chain.invalidate()
 
     @property
+    def upcycled(self) -> bool:
+        """Whether the model was dense before."""
+        return any(way == UPCYCLING for _, way in self.places)
+
+    @property
     def enabled(self) -> bool:
         """Whether the model merges; False makes it compute what it computed before (after `convert`)."""
         return all(layer.enabled for layer in self.members)
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
+        if self.upcycled and not value:
+            raise InvalidProblem("an upcycled model has no other feed-forwards to compute with")
         for layer in self.members:
             layer.enabled = value
         for bases in self._bases.values():

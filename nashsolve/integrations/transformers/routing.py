@@ -27,16 +27,17 @@ class ModelRouter:
     def route(self, rows: Tensor) -> RouterOutput:
         """Answer for rows (R, d)."""
         if self.plain:
-            logits = self.module.classifier(rows.to(self.module.classifier.weight.dtype)).float()
+            logits = at_least_float32(self.module.classifier(rows.to(self.module.classifier.weight.dtype)))
             weight, index = logits.softmax(-1).max(dim=-1, keepdim=True)
         else:
             logits, weight, index = self.module.forward(rows.to(self.module.weight.dtype))
-        return RouterOutput(self._probabilities(logits), index, weight.float(), logits)
+        return RouterOutput(self._probabilities(logits), index, at_least_float32(weight), logits)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
+        logits = at_least_float32(logits)
         if self.scoring == "softmax":
-            return logits.float().softmax(dim=-1)
-        score = logits.float().sigmoid()
+            return logits.softmax(dim=-1)
+        score = logits.sigmoid()
         return score / score.sum(-1, keepdim=True)
 
 

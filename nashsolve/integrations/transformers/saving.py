@@ -39,7 +39,10 @@ def _save_pretrained(self: Any, save_directory: Any, is_main_process: bool = Tru
     if options.get("push_to_hub"):
         raise InvalidProblem("push_to_hub would leave merging behind: save first, then upload the folder")
     merging = merging_of(self)
-    if merging.save_fused:
+    if merging.upcycled:
+        # The original format of a dense model has no names for experts.
+        options["save_original_format"] = False
+    elif merging.save_fused:
         options.setdefault("save_original_format", False)
     result = type(self).save_pretrained(self, save_directory, is_main_process=is_main_process, **options)
     if is_main_process:
@@ -69,7 +72,8 @@ def routers_digest(merging: Merging) -> str:
     digest = hashlib.sha256()
     for layer in merging.members:
         for key, tensor in sorted(layer.router.module.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            # In bfloat16, so that a model may be loaded in another precision than it was saved in.
+            flat = tensor.detach().cpu().bfloat16().contiguous().reshape(-1).view(torch.uint8)
             digest.update(key.encode())
             digest.update(flat.numpy().tobytes())
     return digest.hexdigest()

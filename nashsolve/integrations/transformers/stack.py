@@ -86,6 +86,7 @@ class Stack:
         self._earlier: Call | None = None
         self._unclaimed: list[Tensor | None] = []
         self._recomputed = False
+        self._checkpointed = [m for m in module.modules() if hasattr(m, "gradient_checkpointing")]
         self._names = tuple(inspect.signature(module.forward).parameters)
         self.handles = [
             module.register_forward_pre_hook(self.begin, with_kwargs=True),
@@ -143,7 +144,9 @@ class Stack:
 
     def _remember(self, call: Call, training: bool) -> None:
         """Count forward passes that activation checkpointing may still have to recompute."""
-        if training and torch.is_grad_enabled() and self.level != "token":
+        if not (training and torch.is_grad_enabled()) or self.level == "token":
+            return
+        if any(module.gradient_checkpointing for module in self._checkpointed):
             if self._recomputed:
                 self._unclaimed, self._recomputed = [], False
             self._unclaimed = [*self._unclaimed[-1:], call.mask]

@@ -14,6 +14,32 @@ from .layer import MergingLayer
 from .upcycle_config import UpcycleConfig
 
 
+class Between:
+    """What a dense feed-forward does between its linear layers.
+
+    Parameters
+    ----------
+    act : non-linearity
+    dropout : after it, or None
+    gated : the hidden units hold gate and up one after the other
+    """
+
+    def __init__(self, act: Any, dropout: nn.Module | None, gated: bool) -> None:
+        self.act, self.dropout, self.gated = act, dropout, gated
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Hidden units (..., h), or (..., 2h) where gated, as (..., h)."""
+        if self.gated:
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = self.act(gate) * up
+        else:
+            hidden = self.act(hidden)
+        return hidden if self.dropout is None else self.dropout(hidden)
+
+    def __repr__(self) -> str:
+        return f"{'gated ' if self.gated else ''}{self.act}"
+
+
 class UpcycledFeedForward(nn.Module):
     """Experts in the place of a dense feed-forward, with its own non-linearity and dropout.
 
@@ -37,7 +63,7 @@ class UpcycledFeedForward(nn.Module):
             self.router = make_router(
                 config.router.name, d_model=width, n_experts=config.experts, **config.router.options
             )
-        self.experts.activation = self.activate  # type: ignore[assignment]
+        self.experts.activation = Between(self.act, self.inner, self.gated)  # type: ignore[assignment]
         if like.device.type != "meta":
             self._fill(held, config, generator)
         # In a tuple, which nn.Module does not look into: the layer belongs to the merging.
@@ -54,15 +80,6 @@ class UpcycledFeedForward(nn.Module):
             gate = getattr(self.router, "gate", None)
             if isinstance(gate, nn.Linear) and config.merge.rule in ("camex", "smear", "lory"):
                 nn.init.zeros_(gate.weight)
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        """The dense feed-forward's non-linearity and dropout."""
-        if self.gated:
-            gate, up = hidden.chunk(2, dim=-1)
-            hidden = self.act(gate) * up
-        else:
-            hidden = self.act(hidden)
-        return hidden if self.inner is None else self.inner(hidden)
 
     def attach(self, layer: MergingLayer) -> None:
         """The layer that merges these experts."""

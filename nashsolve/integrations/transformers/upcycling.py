@@ -14,7 +14,7 @@ from ..torch_moe.experts import ExpertView
 from .config import MergingConfig
 from .conversion import attach, build, check_free, chosen
 from .dense import FeedForward, find_dense
-from .merging import Merging
+from .merging import UPCYCLING, Merging
 from .routing import OwnRouter
 from .upcycle_config import UpcycleConfig
 from .upcycled_block import UpcycledFeedForward
@@ -67,7 +67,7 @@ def upcycle(model: Any, config: UpcycleConfig | None = None, *, show: bool = Tru
 class _Source:
     """A dense feed-forward as `build` takes it."""
 
-    way = "upcycling"
+    way = UPCYCLING
     shared = None
 
     def __init__(self, dense: FeedForward, config: UpcycleConfig, generator: torch.Generator) -> None:
