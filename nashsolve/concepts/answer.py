@@ -92,9 +92,8 @@ def _solution(problem: Any, concept: str, found: Agreement, rtol: float, seconds
         )
     if solution.success and not isinstance(problem, BargainingProblem):
         priced = concept in ("nash", "alpha_fairness")  # elsewhere the multipliers are in other units
-        more = problem.interpret(proposal.point, duals if priced else None)
-        return replace(solution, details={**solution.details, **more})
-    return replace(solution, message=found.message or solution.message)
+        details |= problem.interpret(proposal.point, duals if priced else None)
+    return replace(solution, message=found.message) if found.message else solution
 
 
 def _in_the_ball(problem: BargainingProblem, proof: Certificate, proposal: Any) -> Certificate:

@@ -46,6 +46,7 @@ def row(name: Any) -> Row:
     raise nearest(str(name), NAMES, "concept")
 
 
+@lru_cache
 def load(name: str) -> Callable[..., Any]:
     """The function `agree` of a concept."""
     module, _, function = row(name).place.partition(":")

@@ -5,6 +5,7 @@ r"""The Nash solution, asymmetric with weights: the maximizer of :math:`\sum_i w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,14 @@ def agree_fair(bargain: Bargain, aversion: float) -> Agreement:
         return single.agree(bargain, lambda gains: welfare(gains, w, aversion))
     found = oracle.fair(w, d, aversion)
     gains = found.utilities - d
-    if found.stopped == "blocked" or not (gains > 0).all():
+    gain = float(gains.min()) > 0
+    if found.stopped == "blocked" or not gain:
         none = no_agreement(bargain)
         if none is not None:
             return none
     with np.errstate(all="ignore"):
-        slope = w * gains**-aversion
-    good = (gains > 0).all() and np.isfinite(slope).all()
-    support = support_at(bargain, slope, found) if good else np.inf
+        slope = w / gains if aversion == 1 else w * gains**-aversion
+    support = support_at(bargain, slope, found) if gain and math.isfinite(slope.sum()) else np.inf
     proof = certify_fair(numpy_view(bargain.problem), found.utilities, support, aversion, found.point)
     if not float(proof.error_bound.max()) <= 1e3 * oracle.rtol:
         none = no_agreement(bargain)

@@ -45,6 +45,8 @@ def as_float64(value: Any, name: str, xp: Any, like: Array | None = None) -> tup
 
     Raises InvalidType for complex, object, string, sparse and masked input.
     """
+    if type(value).__name__ == "ndarray" and is_numpy_namespace(xp) and value.dtype == "d":
+        return value, "float64"
     if type(value).__name__ == "MaskedArray":
         raise InvalidType(f"{name} is a masked array; fill it or use mask= for absent players")
     if hasattr(value, "tocsr") or getattr(value, "is_sparse", False):

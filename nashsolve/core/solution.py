@@ -181,22 +181,26 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
     codes, limited = _decide(problem, proof, worst, rtol, stopped)
     out = arrays.output_dtype(problem.kind, xp)
     clean = not bool(xp.any(codes))
-    blocked = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.INVALID_INPUT))
     nan = xp.nan + 0 * proof.alpha
+    multiplier, certificate = proof.ball_multiplier, nan
+    if not clean:
+        blocked = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.INVALID_INPUT))
+        shows = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.AMBIGUOUS))
+        multiplier = xp.where(blocked, xp.nan + 0 * proof.gap, multiplier)
+        certificate = xp.where(shows[..., None], proof.simplex, nan)
 
     def cast(x: Array) -> Array:
-        return xp.astype(x, out, copy=False)
+        return x if x.dtype == out else xp.astype(x, out, copy=False)
 
     def answer(x: Array) -> Array:
         return cast(x if clean else xp.where(blocked[..., None], nan, x))
 
-    shows = (codes == int(Status.NO_AGREEMENT)) | (codes == int(Status.AMBIGUOUS))
     status: Any = Status(int(codes)) if codes.ndim == 0 else codes
     message = status.advice if isinstance(status, Status) else batch_message(codes, problem)
     return Solution(
         problem=problem,
         alpha=answer(proof.alpha),
-        ball_multiplier=cast(xp.where(blocked, xp.nan + 0 * proof.gap, proof.ball_multiplier)),
+        ball_multiplier=cast(multiplier),
         coefficients=answer(proof.coefficients),
         utilities=answer(proof.utilities),
         gains=answer(proof.gains),
@@ -208,7 +212,7 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
         angle_bound=proof.angle_bound,
         margin=proof.margin,
         margin_lower=proof.margin_lower,
-        certificate=cast(nan if clean else xp.where(shows[..., None], proof.simplex, nan)),
+        certificate=cast(certificate),
         radius_needed=proof.radius_needed,
         effective_weights=answer(proof.effective_weights),
         _point=proof.point,

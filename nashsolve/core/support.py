@@ -7,6 +7,7 @@ product, with :math:`\gamma = h(w / s) - (w / s)^\top d - W`, Jensen sharpens th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,19 +38,20 @@ def certify_fair(problem: Any, utilities: Any, support: float, aversion: float =
     w = np.asarray(problem.power, dtype=float)
     d = _disagreement(problem)
     gains = utilities - d
-    good = bool((gains > 0).all()) and bool(np.isfinite(support))
+    good = float(gains.min()) > 0 and math.isfinite(support)
     with np.errstate(all="ignore"):
-        slope = w * gains**-aversion
+        slope = w / gains if aversion == 1 else w * gains**-aversion
+        shares = slope * gains
         rounding = 4 * EPS64 * float(abs(slope) @ (abs(utilities) + abs(d)))
-        gamma = max(support - slope @ d - slope @ gains, 0.0) + rounding
-        total = w.sum()
-        gap = float(total * np.log1p(gamma / total)) if aversion == 1 else float(gamma)
-        bound = ratio_bound(gap / (slope * gains), aversion) if good else np.full(len(w), np.inf)
-        slope = np.where(gains > 0, slope, 0.0)
+        gamma = max(support - float(slope @ d + shares.sum()), 0.0) + rounding
+        total = float(w.sum())
+        gap = total * math.log1p(gamma / total) if aversion == 1 and good else gamma
+        bound = ratio_bound(gap / shares, aversion) if good else np.full(len(w), np.inf)
+        slope = slope if good else np.where(gains > 0, slope, 0.0)
         backward = gap / max(float(abs(slope) @ abs(gains)), 1e-300)
-    proof = _proof(problem, utilities, slope, gap if good else np.inf, bound, backward, point)
     # the square root of rounding: more digits than that no gap can certify
-    return _replace(proof, at_floor=np.bool_(good and gamma <= 16 * rounding))
+    floor = np.bool_(good and gamma <= 16 * rounding)
+    return _proof(problem, utilities, slope, gap if good else np.inf, bound, backward, point, at_floor=floor)
 
 
 def certify_value(
@@ -62,9 +64,10 @@ def certify_value(
     size = max(abs(value), abs(upper), EPS64 * float(np.abs(utilities).max()))
     gap = max(upper - value, 0.0)
     relative = gap / size if np.isfinite(gap) and size > 0 else (0.0 if gap == 0 else np.inf)
-    proof = _proof(problem, utilities, multipliers, gap, np.full(problem.n, relative), relative, point)
     # such a concept may leave a player without a gain, so gains say nothing about success
-    return _replace(proof, margin_lower=np.float64(1.0))
+    sure = np.float64(1.0)
+    bound = np.full(problem.n, relative)
+    return _proof(problem, utilities, multipliers, gap, bound, relative, point, margin_lower=sure)
 
 
 def certify_blocked(problem: Any, multipliers: Any, upper: float, size: Any, resolution: float = 0.0) -> Certificate:
@@ -77,13 +80,18 @@ def certify_blocked(problem: Any, multipliers: Any, upper: float, size: Any, res
     y = y / y.sum()
     margin = upper / float(y @ size)
     nan = np.full(problem.n, np.nan)
-    proof = _proof(problem, nan, nan, np.inf, nan + np.inf, np.inf, None)
-    return _replace(
-        proof,
+    return _proof(
+        problem,
+        nan,
+        nan,
+        np.inf,
+        nan + np.inf,
+        np.inf,
+        None,
         margin=np.float64(margin),
         margin_lower=np.float64(min(margin, 0.0)),
         simplex=y,
-        resolution=np.float64(max(resolution, float(proof.resolution))),
+        resolution=np.float64(max(resolution, _resolution(problem.n))),
     )
 
 
@@ -94,8 +102,8 @@ def ratio_bound(excess: Any, aversion: float) -> Any:
     """
     excess = np.asarray(excess, dtype=float)
     root = np.sqrt(2 * excess / aversion)
-    far = (1 + 2 * root) ** ((1 + aversion) / 2)
-    if bool((root < 0.5).all()) and bool((far <= 2).all()):
+    far = 1 + 2 * root if aversion == 1 else (1 + 2 * root) ** ((1 + aversion) / 2)
+    if float(root.max(initial=0.0)) < 0.5 and float(far.max(initial=1.0)) <= 2:
         # the second derivative a t**(-a - 1) is at least a below one, and at least a far**-2 up to 1 + 2 root
         return np.maximum(root / (1 - root), root * far)
 
@@ -129,25 +137,31 @@ def _disagreement(problem: Any) -> Any:
     return np.zeros(problem.n) if d is None else np.asarray(d, dtype=float)
 
 
-def _replace(proof: Certificate, **changes: Any) -> Certificate:
-    from dataclasses import replace
-
-    return replace(proof, **changes)
+def _resolution(n: int) -> float:
+    return 32 * max(n, 1) * EPS64
 
 
 def _proof(
-    problem: Any, utilities: Any, multipliers: Any, gap: float, bound: Any, backward: float, point: Any
+    problem: Any,
+    utilities: Any,
+    multipliers: Any,
+    gap: float,
+    bound: Any,
+    backward: float,
+    point: Any,
+    **known: Any,
 ) -> Certificate:
+    """What every certificate here holds; `known` stands in for what can be said better."""
     n = problem.n
     gains = utilities - _disagreement(problem)
     nan = np.float64(np.nan)
     with np.errstate(all="ignore"):
-        product = np.sum(problem.power * np.log(gains)) if bool((gains > 0).all()) else np.float64(-np.inf)
-        size = np.abs(utilities) + np.abs(_disagreement(problem))
-        lower = np.min(gains / np.where(size > 0, size, 1.0)) if n else np.float64(np.inf)
+        product = (problem.power * np.log(gains)).sum() if float(gains.min()) > 0 else -np.inf
+        size = abs(utilities) + abs(_disagreement(problem))
+        lower = (gains / np.where(size > 0, size, 1.0)).min()
     multipliers = np.asarray(multipliers, dtype=float)
     total = multipliers.sum()
-    return Certificate(
+    values: dict[str, Any] = dict(
         alpha=multipliers,
         ball_multiplier=nan,
         coefficients=np.full(n, np.nan),
@@ -160,10 +174,11 @@ def _proof(
         angle_bound=nan,
         margin=nan,
         margin_lower=lower,
-        resolution=np.float64(32 * max(n, 1) * EPS64),
+        resolution=np.float64(_resolution(n)),
         simplex=multipliers / total if total > 0 else np.full(n, np.nan),
         radius_needed=nan,
         effective_weights=multipliers * gains,
         at_floor=np.bool_(False),
         point=point,
     )
+    return Certificate(**{**values, **known})

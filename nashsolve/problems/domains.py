@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from nashsolve.core import arrays
 from nashsolve.core.errors import InvalidProblem, InvalidType
 
+_ROWS = ("matrix", "limit", "equal", "total")
 _ROOM = 1e-8
 """Violation of a constraint, relative to what enters it, that counts as rounding."""
 
@@ -51,15 +53,17 @@ class Domain:
             fresh |= _system(getattr(self, rows), getattr(self, right), rows, right, p)
         if self.radius is not None and not (np.isfinite(self.radius) and self.radius > 0):
             raise InvalidProblem(f"radius is {self.radius}; it must be positive and finite")
-        crossed = np.flatnonzero(fresh["lower"] > fresh["upper"])
-        if len(crossed):
-            j = crossed[0]
-            raise InvalidProblem(
-                f"lower[{j}] is {fresh['lower'][j]:g} and upper[{j}] is {fresh['upper'][j]:g}: the set is empty"
-            )
-        for name, value in fresh.items():
+        self._set(fresh)
+
+    def _set(self, fresh: dict[str, Any]) -> None:
+        lower, upper = fresh["lower"], fresh["upper"]
+        crossed = lower > upper
+        if crossed.any():
+            j = int(crossed.argmax())
+            raise InvalidProblem(f"lower[{j}] is {lower[j]:g} and upper[{j}] is {upper[j]:g}: the set is empty")
+        for value in fresh.values():
             value.setflags(write=False)
-            object.__setattr__(self, name, value)
+        self.__dict__.update(fresh)
 
     def __and__(self, other: Domain) -> Domain:
         if not isinstance(other, Domain):
@@ -67,16 +71,17 @@ class Domain:
         if other.size != self.size:
             raise InvalidProblem(f"domains of {self.size} and {other.size} coordinates do not intersect")
         radii = [r for r in (self.radius, other.radius) if r is not None]
-        return replace(
-            self,
-            lower=np.maximum(self.lower, other.lower),
-            upper=np.minimum(self.upper, other.upper),
-            matrix=np.vstack([self.matrix, other.matrix]),
-            limit=np.concatenate([self.limit, other.limit]),
-            equal=np.vstack([self.equal, other.equal]),
-            total=np.concatenate([self.total, other.total]),
-            radius=min(radii) if radii else None,
-        )
+        both = object.__new__(Domain)  # of parts that are checked already
+        both.__dict__.update(size=self.size, radius=min(radii) if radii else None)
+        parts = {name: _stacked(getattr(self, name), getattr(other, name)) for name in _ROWS}
+        low, high = np.maximum(self.lower, other.lower), np.minimum(self.upper, other.upper)
+        both._set({"lower": low, "upper": high, **parts})
+        return both
+
+    @cached_property
+    def unbounded(self) -> bool:
+        """No coordinate has a bound of its own."""
+        return not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
 
     @cached_property
     def reach(self) -> Any:
@@ -108,29 +113,41 @@ class Domain:
 
         with the last maximum, of what the multipliers leave over, over the ball and the implied bounds.
         """
-        y, below, above = (np.maximum(v, 0.0) for v in (duals.matrix, duals.lower, duals.upper))
-        left = direction - self.matrix.T @ y - self.equal.T @ duals.equal - above + below
-        fixed = self.limit @ y + self.total @ duals.equal
+        y = np.maximum(duals.matrix, 0.0)
+        left = direction - y @ self.matrix
+        fixed = float(self.limit @ y)
+        if len(self.equal):
+            left = left - duals.equal @ self.equal
+            fixed += float(self.total @ duals.equal)
+        in_ball = np.inf if self.radius is None else self.radius * math.sqrt(left @ left)
+        if self.unbounded and self.radius is not None and not (duals.lower.any() or duals.upper.any()):
+            return fixed + in_ball
+        below, above = np.maximum(duals.lower, 0.0), np.maximum(duals.upper, 0.0)
+        left = left - above + below
         fixed += _product(above, self.upper) - _product(below, self.lower)
+        if self.radius is not None:
+            in_ball = self.radius * math.sqrt(left @ left)
         low, high = self.reach
         in_box = _product(np.maximum(left, 0.0), high) - _product(np.maximum(-left, 0.0), low)
-        in_ball = np.inf if self.radius is None else self.radius * float(np.linalg.norm(left))
-        return float(fixed) + min(in_box, in_ball)
+        return fixed + min(in_box, in_ball)
 
     def holds(self, x: Any) -> bool:
         """Whether x obeys every constraint up to 1e-8 of the numbers that enter it."""
         if not np.isfinite(x).all():
             return False
-        size = abs(x) + np.minimum(abs(x).max(initial=0.0), 1.0)
-        over = self.matrix @ x - self.limit
-        off = abs(self.equal @ x - self.total)
-        return bool(
-            (x >= self.lower - _ROOM * size).all()
-            and (x <= self.upper + _ROOM * size).all()
-            and (over <= _ROOM * (abs(self.matrix) @ abs(x) + abs(self.limit))).all()
-            and (off <= _ROOM * (abs(self.equal) @ abs(x) + abs(self.total))).all()
-            and (self.radius is None or float(np.linalg.norm(x)) <= self.radius * (1 + 1e-12))
-        )
+        sizes = abs(x)
+        if self.radius is not None and math.sqrt(x @ x) > self.radius * (1 + 1e-12):
+            return False
+        if not self.unbounded:
+            room = _ROOM * (sizes + min(float(sizes.max(initial=0.0)), 1.0))
+            if not ((x >= self.lower - room).all() and (x <= self.upper + room).all()):
+                return False
+        for rows, right, equal in ((self.matrix, self.limit, False), (self.equal, self.total, True)):
+            if len(rows):
+                over = rows @ x - right
+                if not ((abs(over) if equal else over) <= _ROOM * (abs(rows) @ sizes + abs(right))).all():
+                    return False
+        return True
 
     def no_duals(self) -> Duals:
         """Multipliers of zero."""
@@ -151,6 +168,13 @@ class Duals:
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name."""
         return {"matrix": self.matrix, "equal": self.equal, "lower": self.lower, "upper": self.upper, "ball": self.ball}
+
+
+def _stacked(one: Any, other: Any) -> Any:
+    """Rows of both; no copy where one of them has none."""
+    if not len(one) or not len(other):
+        return one if len(one) else other
+    return np.concatenate([one, other])
 
 
 def _product(x: Any, bound: Any) -> float:
@@ -183,9 +207,9 @@ def _system(rows: Any, right: Any, name: str, right_name: str, p: int) -> dict[s
     side, _ = arrays.as_float64(right, right_name, np)
     if side.ndim > 1 or (side.ndim == 1 and side.shape != (len(found),)):
         raise InvalidProblem(f"{right_name} has shape {tuple(side.shape)}; one number for each of {len(found)} rows")
-    side = np.array(np.broadcast_to(side, (len(found),)))
+    side = np.array(side) if side.ndim else np.full(len(found), float(side))
     for label, value in ((name, found), (right_name, side)):
-        if not np.isfinite(value).all():
+        if not (math.isfinite(value.sum()) or np.isfinite(value).all()):
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise InvalidProblem(f"{label}[{', '.join(map(str, where))}] is {value[where]}; it must be finite")
     return {name: np.array(found), right_name: side}
