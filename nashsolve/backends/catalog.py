@@ -91,6 +91,8 @@ CATALOG = (
 )
 
 
+_OF_SOLVE = ("solver", "start", "on_failure", "concept")
+"""Arguments of solve() itself, for those who mistype one."""
 _KERNEL_LINE = "pip install --force-reinstall --no-deps nashsolve  where a wheel fits or a C++ compiler is found"
 
 
@@ -137,7 +139,7 @@ def make(name: str, **options: Any) -> Any:
     factory, allowed = _factory(found.target)
     for option in options:
         if option not in allowed:
-            raise InvalidProblem(_unknown(f"option of solver {name!r}", option, allowed))
+            raise InvalidProblem(_unknown(f"option of solver {name!r}", option, (*allowed, *_OF_SOLVE)))
     return factory(**options)
 
 

@@ -35,6 +35,8 @@ CONCEPTS = (
     Row("raiffa_discrete", "discrete Raiffa", "raiffa:agree_discrete", most=2, frontier=True),
     Row("raiffa_continuous", "continuous Raiffa", "raiffa:agree_continuous", most=2, frontier=True),
 )
+_OF_SOLVE = ("concept", "on_failure")
+"""Arguments of solve() itself, for those who mistype one."""
 NAMES = tuple(row.name for row in CONCEPTS)
 
 
@@ -67,7 +69,7 @@ def split_options(name: str, options: dict[str, Any], engine: tuple[str, ...]) -
         if key not in (*known, *engine):
             if not known and not engine:
                 raise InvalidProblem(f"concept {name!r} has no options, but {key!r} is given")
-            raise nearest(key, (*known, *engine), f"option of concept {name!r}:")
+            raise nearest(key, (*known, *engine, *_OF_SOLVE), f"option of concept {name!r}:")
     return (
         {k: v for k, v in options.items() if k in known},
         {k: v for k, v in options.items() if k in engine},

@@ -28,7 +28,7 @@ def test_kernel_and_numpy_take_the_same_steps(seed: int, n: int, rows: int, p: i
         mine, my_steps, my_stop = solve_in_ball(every @ every.T, b, w, limit)
         wanted, steps, stop = solve_in_numpy(every @ every.T, b, w, limit)
         # rounding alone decides in which step the last digit is reached
-        assert my_stop == stop or {my_stop, stop} == {"", "max_iter"} and limit < 60
+        assert my_stop == stop or ({my_stop, stop} == {"", "max_iter"} and limit < 60)
         if "numerical" not in (my_stop, stop):
             assert abs(my_steps - steps) <= (0 if my_stop == stop == "max_iter" else 6)
             assert_near(_point(every, mine), _point(every, wanted), 1e-6, 1e-6)

@@ -30,7 +30,9 @@ def better(table: Table, ours: str, theirs: str, unit: str, direction: str, pape
     if found is None:
         return None
     gain = -1.0 if direction == "lower" else 1.0
-    if found.noise:
+    if found.mean == 0.0 and found.sd == 0.0:
+        verdict, reason = "not reproduced", f"no difference at all in {found.n} paired seeds"
+    elif found.noise:
         verdict, reason = "not reproduced", f"the interval over {found.n} paired seeds holds zero: noise at this size"
     elif gain * found.mean > 0:
         verdict, reason = "reproduced", f"the interval over {found.n} paired seeds leaves zero out"
@@ -40,8 +42,24 @@ def better(table: Table, ours: str, theirs: str, unit: str, direction: str, pape
     return Claim(text, paper, f"{unit}: {found}", verdict, reason)  # type: ignore[arg-type]
 
 
-def flat(table: Table, systems: list[str], reference: str, unit: str, text: str, paper: str) -> Claim | None:
-    """The claim that a choice does not matter: no paired interval leaves zero out, corrected for their number."""
+def flat(
+    table: Table, systems: list[str], reference: str, unit: str, text: str, paper: str, claimed: bool = True
+) -> Claim | None:
+    """A claim about whether a choice matters, judged by paired t tests with Bonferroni's correction.
+
+    Parameters
+    ----------
+    table : system -> seed -> number
+    systems : each is compared with the reference
+    reference : one of the systems
+    unit : of the number
+    text, paper : of the claim
+    claimed : True where the claim is that nothing differs, False where it is that something does
+
+    Returns
+    -------
+    Claim, or None where there is nothing to compare
+    """
     found = {name: compare(table, name, reference) for name in systems if name != reference}
     pairs = {name: pair for name, pair in found.items() if pair is not None}
     if not pairs:
@@ -49,14 +67,12 @@ def flat(table: Table, systems: list[str], reference: str, unit: str, text: str,
     limit = 0.05 / len(pairs)
     apart = [name for name, pair in pairs.items() if pair.p is not None and pair.p < limit]
     widest = max(pairs.values(), key=lambda pair: abs(pair.mean))
-    seeds = widest.n
-    reason = (
-        f"no difference is beyond noise over {seeds} paired seeds (Bonferroni over {len(pairs)} comparisons)"
-        if not apart
-        else f"beyond noise over {seeds} paired seeds: {', '.join(map(title, apart))}"
-    )
+    corrected = f"over {widest.n} paired seeds, corrected for {len(pairs)} comparisons"
+    reason = f"no difference is beyond noise {corrected}"
+    if apart:
+        reason = f"beyond noise {corrected}: {', '.join(map(title, apart))}"
     measured = f"{unit}, largest difference from {title(reference)}: {widest}"
-    return Claim(text, paper, measured, "not reproduced" if apart else "reproduced", reason)
+    return Claim(text, paper, measured, "reproduced" if claimed != bool(apart) else "not reproduced", reason)
 
 
 def unlike(text: str, paper: str, measured: str, same: bool, reason: str) -> Claim:

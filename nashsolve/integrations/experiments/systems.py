@@ -64,6 +64,7 @@ def moe_config(
     level: Mapping[str, Any],
     eta: float,
     router: str | None = None,
+    by_token_options: Mapping[str, Any] | None = None,
     balance: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> MoEConfig:
@@ -75,6 +76,7 @@ def moe_config(
     level : options of the router where experts are merged: ``{"level": "sequence"}``, or "segment" and its length
     eta : step from the base expert to the merged expert, > 0, where the system has one
     router : in place of the system's own
+    by_token_options : more options of the router where tokens select experts, such as ``{"softmax": "after"}``
     balance : balance losses of systems that route tokens
     **settings : of MoEConfig, such as d_model, d_hidden, n_experts, activation, chain
 
@@ -86,8 +88,7 @@ def moe_config(
     preset, changes = _split(system)
     own = SYSTEMS[preset]
     options = dict(own.get("router", {}).get("options", {})) if router is None else {}
-    if not by_token(system):
-        options |= level
+    options |= (by_token_options or {}) if by_token(system) else level
     name = router or own.get("router", {}).get("name", "linear")
     merged: dict[str, Any] = {"router": {"name": name, "options": options}}
     if own["merge"]["rule"] == "camex" and "eta" not in own["merge"]:

@@ -116,4 +116,5 @@ def together(
     found["calls"] = dict(chain.team.traffic.calls)
     found["experts"] = [{k: whole(t) for k, t in layer.items()} for layer in experts]
     found["base"] = {k: whole(t) for k, t in base.items()}
+    chain.close()
     return found

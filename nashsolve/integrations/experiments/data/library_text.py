@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 VOCAB = 256
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...torch_moe.small_transformer import SmallTransformer
 from ..book import Book
 from ..curves import plot_curves
-from ..data.library_text import VOCAB, draw, library_bytes, spread
+from ..data.library_text import PARTS, VOCAB, draw, library_bytes, spread
 from ..judging import better, unlike
 from ..pairing import paired_model
 from ..statistics import by_system
@@ -62,8 +62,8 @@ class Settings(Strict):
         return systems
 
 
-def build(settings: Settings, system: str, eta: float | None = None) -> SmallTransformer:
-    """The transformer with the feed-forwards of a system."""
+def build(settings: Settings, system: str, eta: float | None = None, **more: Any) -> SmallTransformer:
+    """The transformer with the feed-forwards of a system; `more` are settings of its layers."""
 
     def feed_forward() -> nn.Module:
         from ...torch_moe.layer import MoE
@@ -72,10 +72,14 @@ def build(settings: Settings, system: str, eta: float | None = None) -> SmallTra
             inner = nn.Linear(settings.d_model, settings.d_hidden), nn.ReLU()
             return nn.Sequential(*inner, nn.Linear(settings.d_hidden, settings.d_model))
         level = {"level": "segment", "segment_length": settings.segment}
-        sizes: dict[str, Any] = {"d_model": settings.d_model, "d_hidden": settings.d_hidden, "n_experts": settings.n_experts}
+        sizes: dict[str, Any] = {
+            "d_model": settings.d_model,
+            "d_hidden": settings.d_hidden,
+            "n_experts": settings.n_experts,
+        }
         balance = {"switch": settings.balance} if settings.balance else {}
         config = moe_config(
-            system, level=level, eta=eta or settings.eta, balance=balance, activation="relu", bias=True, **sizes
+            system, level=level, eta=eta or settings.eta, balance=balance, activation="relu", bias=True, **sizes, **more
         )
         return MoE(config)
 
@@ -86,6 +90,11 @@ def run(settings: Settings, book: Book) -> None:
     """Train every system with every seed; check the identity at eta = 1."""
     for key in book.todo(["identity"]):
         book.record(key, largest=identity(settings, book.device))
+    train_systems(settings, book)
+
+
+def train_systems(settings: Settings, book: Book) -> None:
+    """Train every system with every seed, and measure it."""
     for key in book.todo([f"{system}/{seed}" for seed in range(settings.seeds) for system in settings.systems]):
         system, _, seed = key.partition("/")
         model = paired_model(lambda name: build(settings, name), system, int(seed)).to(book.device)
@@ -97,23 +106,23 @@ def run(settings: Settings, book: Book) -> None:
             return nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
         told = train(book, key, model, loss_of, settings.optimisation, int(seed), chains)
-        numbers = {
-            f"{part}_bits": bits_per_byte(model, library_bytes(part), settings, book.device)
-            for part in ("validation", "test")
-        }
+        numbers = {}
+        for part in PARTS[1:]:
+            rows = spread(library_bytes(part), settings.windows, settings.length)
+            numbers[f"{part}_bits"] = bits_per_byte(model, rows, book.device)
         parameters = sum(p.numel() for p in model.parameters())
         book.record(key, system=system, seed=int(seed), parameters=parameters, **numbers, **told)
 
 
 @torch.no_grad()
-def bits_per_byte(model: nn.Module, data: Tensor, settings: Settings, device: str) -> float:
-    """Mean code length on windows at equal distances."""
-    rows, total = spread(data, settings.windows, settings.length), 0.0
+def bits_per_byte(model: nn.Module, rows: Tensor, device: str) -> float:
+    """Mean code length on windows (count, length + 1)."""
+    total = 0.0
     for part in rows.split(16):
         part = part.to(device)
         logits = model(part[:, :-1]).flatten(0, 1)
         total += float(nn.functional.cross_entropy(logits, part[:, 1:].flatten(), reduction="sum"))
-    return total / (rows.shape[0] * settings.length) / math.log(2)
+    return total / (rows.shape[0] * (rows.shape[1] - 1)) / math.log(2)
 
 
 @torch.no_grad()

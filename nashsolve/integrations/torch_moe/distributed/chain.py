@@ -168,6 +168,10 @@ class ShardedChain(BaseExpertChain):
             self._backward.check_none_pending()
         self._now, self._whole = None, {}
 
+    def close(self) -> None:
+        """Leave the chain's process groups."""
+        self.team.close()
+
     def check(self) -> None:
         """Raise RanksDisagree unless all ranks have the same coefficients, to the last bit; one small collective."""
         self.team.check_same({"coefficients": self._coefficients().hex()})

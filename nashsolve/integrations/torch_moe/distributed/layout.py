@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from nashsolve.core.errors import InvalidProblem
 
 from .partition import make_partition
 from .parts import Held, hold, is_fused, local_of, read_experts
-from .team import Team, digest
+from .team import Team
 
 
 class Layout:
@@ -50,16 +50,15 @@ class Layout:
         whole = {slot: (held.n, held.shape) for slot, held in first.items()}
         self.partition = make_partition(self.table, team.rank, whole)
         self._boxes = {slot: held.box for slot, held in first.items()}
-        # Every rank is in one team of each kind, and makes them in the same order.
-        self._teams: dict[tuple[int, ...], Team | None] = {team.ranks: team}
-        self.shards = self._team(self.partition.shards)
-        self.twins = self._team(self.partition.twins)
+        replicas = self.partition.replicas
+        self.shards = self._team(replicas)
+        self.twins = self._team(list(zip(*replicas, strict=True)))
         self.cut = {
             slot: any(b.numel and b.rows != (0, self.n) for b in share.boxes)
             for slot, share in self.partition.slots.items()
         }
         self.peers = {
-            slot: self._team(tuple(self.partition.shards[k] for k in share.peers)) if share.peers else None
+            slot: self._team([[replica[k] for k in peers] for replica in replicas for peers in share.all_peers])
             for slot, share in self.partition.slots.items()
         }
 
@@ -117,17 +116,9 @@ class Layout:
             for layer, whole in zip(self._seen, fused, strict=True)
         ]
 
-    def _team(self, places: tuple[int, ...]) -> Team | None:
-        ranks = tuple(self.team.ranks[k] for k in places)
-        if len(ranks) == 1:
-            return None
-        if ranks not in self._teams:
-            self._teams[ranks] = Team(ranks, self.team.timeout, self.team)
-        return self._teams[ranks]
-
-    def fingerprint(self) -> bytes:
-        """Of what all ranks know alike."""
-        return digest(self.name, self.n, self.shapes, self.table)
+    def _team(self, sets: Iterable[Sequence[int]]) -> Team | None:
+        """This rank's team among sets of places."""
+        return self.team.split([self.team.ranks[k] for k in places] for places in sets)
 
 
 def _unsharded(now: dict[str, list[Any]], seen: dict[str, list[Any]]) -> bool:

@@ -23,19 +23,23 @@ class SlotShare:
     boxes: tuple[Box, ...]
     peers: tuple[int, ...]
 
+    @property
+    def all_peers(self) -> list[tuple[int, ...]]:
+        """The same for every rank that holds anything."""
+        held = [k for k, box in enumerate(self.boxes) if box.numel]
+        return sorted({columns_of(self.boxes, k) for k in held})
+
     def piece(self, place: int) -> tuple[int, int]:
         """First axis [start, stop), within its columns, of what a rank keeps of a base expert."""
         box = self.boxes[place]
         same = columns_of(self.boxes, place)
-        if not box.numel or place not in same:
-            return (0, 0)
+        if place not in same:  # all of no columns, or no columns without experts
+            return (0, 0 if box.rows[0] == box.rows[1] else first(box.size))
         return cut(first(box.size), same.index(place), len(same))
 
     def piece_box(self, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Offset and size, in one whole expert, of the same."""
         box, (start, stop) = self.boxes[place], self.piece(place)
-        if not box.size:
-            return (), ()
         return (box.offset[0] + start, *box.offset[1:]), (stop - start, *box.size[1:])
 
 

@@ -39,9 +39,9 @@ class Pieces:
     def of_columns(self, columns: Expert) -> Expert:
         """This rank's piece of the columns that its experts have, views."""
         place, found = self.partition.place, {}
-        for name, share in self.partition.slots.items():
-            start, stop = share.piece(place)
-            found[name] = columns[name][start:stop]
+        for name, tensor in columns.items():
+            start, stop = self.partition.slots[name].piece(place)
+            found[name] = tensor[start:stop]
         return found
 
     def whole(self, piece: Expert) -> Expert:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -61,15 +61,50 @@ class Team:
     ranks, rank, size : its members in ascending order, this process' place among them, and their number
     traffic : collectives counted
     voice : word of failures
+    outside : whether there are ranks that take no part, not even in making groups
     """
 
     def __init__(self, ranks: Sequence[int] | None = None, timeout: float = 60.0, whole: Team | None = None) -> None:
-        self.ranks = tuple(range(dist.get_world_size()) if ranks is None else sorted(ranks))
+        everyone = tuple(range(dist.get_world_size()))
+        self.ranks = everyone if ranks is None else tuple(sorted(ranks))
         self.rank, self.size, self.timeout = self.ranks.index(dist.get_rank()), len(self.ranks), timeout
-        limit = timedelta(seconds=timeout)
-        self.group = dist.new_group(list(self.ranks), timeout=limit, use_local_synchronization=True)
+        outside = self.ranks != everyone if whole is None else whole.outside
+        self.outside: bool = outside
+        self.group = _new_group(self.ranks, timeout, outside)
         self.traffic: Traffic = Traffic() if whole is None else whole.traffic
         self.voice: Voice = self._own_voice() if whole is None else whole.voice
+        self._parts: dict[tuple[tuple[int, ...], ...], Team | None] = {(self.ranks,): self}
+
+    def split(self, sets: Iterable[Sequence[int]]) -> Team | None:
+        """The team of this rank among disjoint sets of ranks, which every rank of this team must name alike; None for
+        a rank alone, or in none of them."""
+        named = tuple(sorted({tuple(sorted(ranks)) for ranks in sets}))
+        if named not in self._parts:
+            self._parts[named] = self._make(named)
+        return self._parts[named]
+
+    def _make(self, named: tuple[tuple[int, ...], ...]) -> Team | None:
+        """Ranks make as many groups as each other, which PyTorch's names for groups count on."""
+        me = self.ranks[self.rank]
+        mine = next((ranks for ranks in named if me in ranks), (me,))
+        if all(len(ranks) == 1 for ranks in named):
+            return None
+        if self.outside:
+            found = Team(mine, self.timeout, self)
+            return found if found.size > 1 else None
+        team = None
+        for ranks in named:
+            if ranks == mine and len(ranks) > 1:
+                team = Team(ranks, self.timeout, self)
+            else:
+                _new_group(ranks, self.timeout, False)
+        return team
+
+    def close(self) -> None:
+        """Leave the process groups; the team cannot be used any more."""
+        for part in self._parts.values():
+            if part is not None:
+                dist.destroy_process_group(part.group)
 
     def _own_voice(self) -> Voice:
         # Ranks make their teams in the same order, so that the count tells teams of the same ranks apart.
@@ -182,6 +217,11 @@ class Team:
             return RankFailed(_sentence(failed), tuple(failed))
         who = f"rank {', '.join(map(str, silent))} did not answer" if silent else "every rank is still there"
         return RankFailed(f"{kind} failed within {self.timeout:g} s: {who} ({str(error).splitlines()[0]})", silent)
+
+
+def _new_group(ranks: Sequence[int], timeout: float, outside: bool) -> Any:
+    limit = timedelta(seconds=timeout)
+    return dist.new_group(list(ranks), timeout=limit, use_local_synchronization=outside)
 
 
 def _sentence(failed: dict[int, str]) -> str:
