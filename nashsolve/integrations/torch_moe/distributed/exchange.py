@@ -63,4 +63,6 @@ def exchange(
         out = local.new_empty(sum(into))
         team.all_to_all(out, torch.cat(given), into, [part.numel() for part in given])
         parts = out.split(into)
-        yield (start, stop), [row for k in order for row in parts[k].view(-1, stop - start, *local.shape[2:])]
+        shape = (stop - start, *local.shape[2:])
+        held = [parts[k].view(rows[k][1] - rows[k][0], *shape) for k in order]
+        yield (start, stop), [row for part in held for row in part]

@@ -29,6 +29,7 @@ class Layout:
     ----------
     partition, shapes, n : of one layer; slot -> shape of one expert; number of experts
     shards, twins : teams of this replica and of the ranks that hold the same; None for this rank alone
+    cut : slot -> whether a rank has fewer than all experts
     peers : slot -> team of the ranks with the same columns of other experts, None where this rank has all or none
 
     Raises
@@ -54,8 +55,7 @@ class Layout:
         self.shards = self._team(replicas)
         self.twins = self._team(list(zip(*replicas, strict=True)))
         self.cut = {
-            slot: any(b.numel and b.rows != (0, self.n) for b in share.boxes)
-            for slot, share in self.partition.slots.items()
+            slot: any(box.rows != (0, self.n) for box in share.boxes) for slot, share in self.partition.slots.items()
         }
         self.peers = {
             slot: self._team([[replica[k] for k in peers] for replica in replicas for peers in share.all_peers])

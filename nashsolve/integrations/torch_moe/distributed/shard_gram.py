@@ -41,11 +41,11 @@ class PartialGram:
 
     def add(self, layers: Sequence[Mapping[str, Held]], names: Sequence[str], base: Expert) -> None:
         """Over some slots; `base` holds the columns of this rank's experts."""
-        whole = [name for name in names if not self._layout.cut[name]]
-        self._add_columns(layers, whole, base)
-        for name in names:
-            if self._layout.cut[name]:
-                self._add_exchanged([layer[name] for layer in layers], name, base[name])
+        asked = [name for name in names if self._layout.peers[name] is not None]
+        held = [name for name in names if name not in asked and layers[0][name].box.rows == (0, self._layout.n)]
+        self._add_columns(layers, held, base)
+        for name in asked:
+            self._add_exchanged([layer[name] for layer in layers], name, base[name])
 
     def _add_columns(self, layers: Sequence[Mapping[str, Held]], names: Sequence[str], base: Expert) -> None:
         """Replicas share the columns that they all have."""
@@ -68,8 +68,7 @@ class PartialGram:
         """Peers with the same columns send each other experts."""
         layout, team = self._layout, self._layout.peers[name]
         share = layout.partition.slots[name]
-        if team is None:
-            return
+        assert team is not None
         by_rank = sorted(share.peers, key=lambda k: layout.partition.shards[k])
         held_by = [share.boxes[k].rows for k in by_rank]
         local = layers[0].tensors[0]

@@ -1,0 +1,43 @@
+"""Meshes of two axes, more ranks than experts, empty shards: four real ranks against one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("pydantic")
+
+from torch.distributed.tensor import Replicate, Shard
+
+from tests.torch_moe.distributed.ranks import Ranks
+from tests.torch_moe.distributed.test_same_as_one_process import PLAIN, SWINGING, check
+
+MESHES = {
+    "columns": ((4,), [Shard(1)]),
+    "columns-of-three": ((4,), [Shard(2)]),
+    "experts": ((4,), [Shard(0)]),
+    "hybrid": ((2, 2), [Replicate(), Shard(1)]),
+    "hybrid-turned": ((2, 2), [Shard(1), Replicate()]),
+    "hybrid-experts": ((2, 2), [Replicate(), Shard(0)]),
+    "experts-and-columns": ((2, 2), [Shard(0), Shard(1)]),
+    "columns-and-experts": ((2, 2), [Shard(2), Shard(0)]),
+    "experts-twice": ((2, 2), [Shard(0), Shard(0)]),
+    "columns-twice": ((2, 2), [Shard(1), Shard(2)]),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("n", [7, 3])
+def test_meshes(four: Ranks, mesh: str, n: int) -> None:
+    shape, placements = MESHES[mesh]
+    check(four, n, SWINGING if n == 3 else PLAIN, shape, placements)
+
+
+@pytest.mark.parametrize("mesh", ["hybrid", "hybrid-experts", "experts-and-columns"])
+def test_one_collective_for_the_whole_chain(four: Ranks, mesh: str) -> None:
+    shape, placements = MESHES[mesh]
+    base: Any = [Replicate(), Shard(0)]
+    found = check(four, 5, PLAIN, shape, placements, base=base, settings={"grams": "joint"})
+    assert all(rank["calls"]["all_reduce"] <= found[0]["calls"]["all_reduce"] for rank in found)
