@@ -14,7 +14,7 @@ pytest.importorskip("safetensors")
 import torch
 
 from nashsolve.integrations.experiments.book import Book
-from nashsolve.integrations.experiments.studies import _merging, cost_table, output_maps, step_sweep
+from nashsolve.integrations.experiments.studies import _merging, cost_table, output_maps, step_sweep, token_bargain
 from nashsolve.integrations.experiments.studies._small_model import REDUCED, Sizes, held_out_bits, transformer
 from nashsolve.integrations.experiments.study import Claim, load_study
 
@@ -99,3 +99,28 @@ def test_merging_keeps_the_trained_parts_and_not_the_original() -> None:
     assert not torch.allclose(held_out_bits(merged, SIZES), original)
     assert not torch.allclose(held_out_bits(_merging.into_one(model, "mean", counts), SIZES), original)
     assert torch.equal(held_out_bits(model, SIZES), original)
+
+
+def test_token_bargain(tmp_path: Path) -> None:
+    study = load_study("token_bargain")
+    book = Book(tmp_path)
+    study.run(study.reduced(study.Settings()), book)
+    bits = {(r["rule"], r["seed"]): r["bits"] for r in book.records()}
+    assert len(bits) == 6 and len(set(bits.values())) == 6
+    assert len(study.claims(book.records())) == 2
+
+
+def test_every_rule_begins_with_the_same_numbers() -> None:
+    settings = token_bargain.Settings(sizes=REDUCED)
+    top, bargain = (token_bargain.start(rule, 2, 0, settings) for rule in ("top", "bargain over parameters"))
+    shared = dict(bargain.named_parameters())
+    assert all(torch.equal(tensor, shared[name]) for name, tensor in top.named_parameters())
+    assert len(shared) > len(dict(top.named_parameters()))
+
+
+def test_automatic_momentum(tmp_path: Path) -> None:
+    records, claims, pictures = ran("automatic_momentum", tmp_path)
+    of_seed = {r["momentum"]: r for r in records if r["seed"] == 0}
+    assert len({r["bits"] for r in of_seed.values()}) == 5
+    assert of_seed["automatic"]["radius"] == min(r["radius"] for r in of_seed.values())
+    assert len(claims) == 2 and set(pictures) == {"moves"}

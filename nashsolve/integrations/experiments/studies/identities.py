@@ -43,7 +43,7 @@ class Settings(Strict):
     quaternion_systems: list[str] = Field(default=["ep_camex_q", "namex_q", "namex_full_q"])
     eta_systems: list[str] = Field(default=["ep_camex", "namex", "namex_full", "namex_full_mom", "namex_full_q"])
     degrees: list[float] = Field(default=[15.0, 30.0])
-    steps: int = Field(default=60, ge=1)
+    steps: int = Field(default=40, ge=1)
     lr: float = Field(default=3e-3, gt=0)
     sizes: Sizes = Sizes()
 

@@ -43,7 +43,7 @@ class Settings(Strict):
     steps_of_base: list[float] = Field(default=[0.1, 0.25, 0.5, 1.0, 2.0, 4.0])
     seeds: int = Field(default=2, ge=1)
     chain_layers: int = Field(default=400, ge=20)
-    optimisation: Optimisation = Optimisation(steps=160, lr=4e-3, warmup=10, log_every=10, save_every=80)
+    optimisation: Optimisation = Optimisation(steps=100, lr=5e-3, warmup=10, log_every=10, save_every=50)
     sizes: Sizes = Sizes(d_model=48, d_hidden=64, layers=8, length=96, segment=24)
 
 
