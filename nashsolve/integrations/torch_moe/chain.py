@@ -79,8 +79,8 @@ class BaseExpertChain(nn.Module):
     \mu^{l+1}`, a function of parameters only.
 
     Call `bases` as often as you like: the chain is computed when a parameter has changed since, and cached otherwise
-    (generation, gradient accumulation, activation checkpointing). A change is seen by PyTorch's version counters,
-    which edits through ``parameter.data`` bypass: call `invalidate` after those.
+    (generation, gradient accumulation, activation checkpointing). A change is seen by PyTorch's version counters and
+    by steps of its fused optimizers; edits through ``parameter.data`` bypass both: call `invalidate` after those.
 
     Parameters
     ----------

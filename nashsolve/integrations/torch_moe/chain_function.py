@@ -18,6 +18,7 @@ from nashsolve.core.errors import NashSolveError
 from .chain_adjoint import Adjoint
 from .chain_plan import Plan, propagate
 from .experts import Expert
+from .fingerprint import versions
 
 
 def run_chain(plan: Plan, base: Expert) -> list[Expert]:
@@ -32,7 +33,7 @@ class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, names: list[str], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.plan, ctx.names, ctx.tensors = plan, names, tensors
-        ctx.versions = [tensor._version for tensor in tensors]
+        ctx.versions = versions(tensors)
         ctx.set_materialize_grads(False)
         base = dict(zip(names, tensors, strict=False))
         with torch.autocast(tensors[0].device.type, enabled=False):
@@ -42,7 +43,7 @@ class _Chain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        if [tensor._version for tensor in ctx.tensors] != ctx.versions:
+        if versions(ctx.tensors) != ctx.versions:
             raise NashSolveError(
                 "an expert or base expert changed between the forward pass and this backward pass; "
                 "call backward() before optimizer.step()"
