@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from . import kernels
+from .core.planes import from_planes, replace_items
 from .core.problem import BargainingProblem
-from .core.solution import Solution, from_planes, replace_items
+from .core.solution import Solution
 from .core.solver import RawAnswer
 from .core.status import Status
 
 _LINES, _NUMBERS = 7, 11
-"""Planes of `Line` and `Number` in kernels/certificate.hpp, which core.solution.from_planes names."""
+"""Planes of `Line` and `Number` in kernels/certificate.hpp, which core.planes.from_planes names."""
 
 
 OPTIONS = frozenset({"max_iter", "rtol", "threads"})

@@ -14,8 +14,9 @@ from .backends import cupy_batched
 from .core import arrays
 from .core.arrays import Array
 from .core.errors import InvalidProblem
+from .core.planes import from_planes
 from .core.problem import BargainingProblem
-from .core.solution import Solution, from_planes
+from .core.solution import Solution
 
 OPTIONS = frozenset({"max_iter", "rtol"})
 """Options of a solve that the short way can take."""

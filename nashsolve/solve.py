@@ -15,9 +15,10 @@ from .core.arrays import Array
 from .core.certificate import certify, certify_point
 from .core.errors import InvalidProblem, InvalidType, NoAgreement, SolverFailed
 from .core.problem import BargainingProblem
-from .core.solution import Solution, batch_message, build
+from .core.solution import Solution, build
 from .core.solver import RawAnswer
 from .core.status import Status
+from .core.verdict import batch_message
 from .partial import face
 from .problems.family import Family
 

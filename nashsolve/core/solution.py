@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from . import arrays, rendering
@@ -12,6 +11,9 @@ from .certificate import Certificate
 from .problem import BargainingProblem
 from .status import Status
 from .validation import unwhiten
+from .verdict import batch_message, decide, ends
+
+_READ_LATE = frozenset({"status", "limited_by", "n_iter"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +80,11 @@ class Solution:
             """How one problem on a device ended, when it is first asked for; an invalid one raises then."""
             if name not in _READ_LATE or "_unread" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            ends = _ends(self.problem, *self._unread)
-            if ends["status"] is Status.INVALID_INPUT:
+            found = ends(self.problem, *self._unread)
+            if found["status"] is Status.INVALID_INPUT:
                 _ = self.problem.unit_gram  # reads the problem, and says what is wrong
-            self.__dict__.update(ends)
-            return ends[name]
+            self.__dict__.update(found)
+            return found[name]
 
     @property
     def success(self) -> bool:
@@ -178,7 +180,7 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
     """Set the status from the certificate alone and cast to the caller's dtype."""
     xp = problem.xp
     worst = xp.max(proof.error_bound, axis=-1) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
-    codes, limited = _decide(problem, proof, worst, rtol, stopped)
+    codes, limited = decide(problem, proof, worst, rtol, stopped)
     out = arrays.output_dtype(problem.kind, xp)
     clean = not bool(xp.any(codes))
     nan = xp.nan + 0 * proof.alpha
@@ -220,171 +222,6 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
         message=message,
         **how,
     )
-
-
-def from_planes(
-    problem: BargainingProblem,
-    lines: Any,
-    numbers: Any,
-    codes: Any,
-    n_iter: Any,
-    solver: str,
-    begin: float,
-    wrap: Any = None,
-    details: dict[str, Any] | None = None,
-    unread: bool = False,
-) -> Solution:
-    """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
-
-    lines : (7, ..., n) and numbers : (11, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
-    wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
-    unread : leave statuses on their device; those of one problem are read, which waits, when they are asked for
-    """
-    gap, single = numbers[2], codes.ndim == 0
-    if unread:
-        ends: dict[str, Any] = {"message": _UNREAD}
-        ends |= {"_unread": (codes, n_iter, numbers[9])} if single else _ends_unread(codes, n_iter)
-    else:
-        ends = _ends(problem, codes, n_iter, numbers[9])
-    if wrap is not None:
-        lines, numbers = wrap(lines), wrap(numbers)
-        ends["status"] = ends["status"] if single else wrap(codes)
-    alpha, coefficients, utilities, gains, bound, blocking, effective = lines
-    multiplier, log_nash, gap, backward, angle, margin, margin_lower, radius_needed, *_ = numbers
-    solution = object.__new__(Solution)
-    solution.__dict__.update(
-        problem=problem,
-        alpha=alpha,
-        ball_multiplier=multiplier,
-        coefficients=coefficients,
-        utilities=utilities,
-        gains=gains,
-        log_nash_product=log_nash,
-        gap=gap,
-        backward_error=backward,
-        error_bound=bound,
-        angle_bound=angle,
-        margin=margin,
-        margin_lower=margin_lower,
-        certificate=blocking,
-        radius_needed=radius_needed,
-        effective_weights=effective,
-        solver=solver,
-        solve_time=time.perf_counter() - begin,
-        details={} if details is None else details,
-        _point=None,
-        **ends,
-    )
-    return solution
-
-
-def _ends(problem: BargainingProblem, codes: Any, n_iter: Any, floor: Any) -> dict[str, Any]:
-    """How a solve ended, read by the host."""
-    single = codes.ndim == 0
-    status: Any = Status(int(codes)) if single else codes
-    limited = ""
-    if (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
-        limited = "gram_error" if problem.gram_error else "precision"
-    return {
-        "status": status,
-        "limited_by": limited,
-        "n_iter": int(n_iter) if single and not isinstance(n_iter, int) else n_iter,
-        "message": status.advice if single else batch_message(codes, problem),
-    }
-
-
-def _ends_unread(codes: Any, n_iter: Any) -> dict[str, Any]:
-    """The ends of a batch that the host does not read; what limits its accuracy stays unsaid."""
-    return {"status": codes, "limited_by": "", "n_iter": n_iter}
-
-
-_UNREAD = "The statuses are on the device: read solution.status there, or solution.success, which waits for it."
-_READ_LATE = frozenset({"status", "limited_by", "n_iter"})
-
-_PER_ITEM = (
-    *("alpha", "ball_multiplier", "coefficients", "utilities", "gains", "log_nash_product", "status", "gap"),
-    *("backward_error", "error_bound", "angle_bound", "margin", "margin_lower", "certificate", "radius_needed"),
-    *("effective_weights", "n_iter"),
-)
-
-
-def replace_items(solution: Solution, items: Any, general: Any, begin: float) -> Solution:
-    """The batch `solution` with the items of a boolean NumPy mask solved anew by `general`, which takes a problem."""
-    problem, xp = solution.problem, solution.problem.xp
-    rows = xp.nonzero(xp.asarray(items))
-
-    def pick(value: Any, core_axes: int) -> Any:
-        return value if value is None or value.ndim <= core_axes else value[rows]
-
-    part = BargainingProblem(
-        gram=problem.gram[rows],
-        weights=pick(problem.weights, 1),
-        radius=pick(problem.radius, 0),
-        disagreement=pick(problem.disagreement, 1),
-        gram_error=problem.gram_error,
-    )
-    part.also_invalid(pick(problem.invalid, 0))
-    fresh = general(part)
-    for name in _PER_ITEM:
-        values = getattr(solution, name)
-        values[rows] = xp.asarray(getattr(fresh, name))
-    codes = arrays.to_numpy(solution.status)
-    limited = fresh.limited_by or solution.limited_by
-    return replace(
-        solution,
-        limited_by=limited,
-        message=batch_message(codes, problem),
-        solve_time=time.perf_counter() - begin,
-    )
-
-
-def _decide(
-    problem: BargainingProblem, proof: Certificate, worst: Array, rtol: float, stopped: str
-) -> tuple[Array, str]:
-    """Worst news last: each `where` overrides what stands."""
-    xp = problem.xp
-    if problem.n == 0:
-        return xp.zeros(problem.batch_shape, dtype=xp.int64, device=arrays.device(worst)), ""
-    sure = (proof.margin_lower > 0) & (worst <= rtol)
-    if problem.invalid is None and bool(xp.all(sure)):
-        return xp.zeros(worst.shape, dtype=xp.int64, device=arrays.device(worst)), ""
-    floor = proof.at_floor
-    feasible = proof.margin_lower > 0
-    near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor)
-    codes = xp.full(
-        worst.shape,
-        int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)),
-        dtype=xp.int64,
-        device=arrays.device(worst),
-    )
-    codes = xp.where(near, 0 * codes + int(Status.SOLVED_INACCURATE), codes)
-    codes = xp.where(floor & feasible & ~near, 0 * codes + int(Status.AMBIGUOUS), codes)
-    vague = (proof.margin <= 10 * proof.resolution) & ~sure
-    codes = xp.where(vague, 0 * codes + int(Status.AMBIGUOUS), codes)
-    codes = xp.where(sure, 0 * codes, codes)
-    none = proof.margin <= 0.32 * proof.resolution
-    if problem.gram_error and problem.noise > problem.rounding:  # what is known to be wrong proves little
-        share = (problem.rounding / problem.noise) ** 0.5
-        opposed = xp.abs(proof.margin) <= 0.32 * share * proof.resolution
-        none = opposed | (proof.margin <= -proof.resolution)
-    codes = xp.where(none & ~feasible, 0 * codes + int(Status.NO_AGREEMENT), codes)
-    if problem.invalid is not None:
-        codes = xp.where(xp.broadcast_to(problem.invalid, codes.shape), 0 * codes + int(Status.INVALID_INPUT), codes)
-    inaccurate = bool(xp.any(codes == int(Status.SOLVED_INACCURATE)))
-    limited = "" if not inaccurate else ("gram_error" if problem.gram_error else "precision")
-    if inaccurate and not bool(xp.any(floor & (codes == int(Status.SOLVED_INACCURATE)))):
-        limited = ""
-    return codes, limited
-
-
-def batch_message(codes: Array, problem: BargainingProblem) -> str:
-    """How many items ended in each status, and what is wrong with the first invalid one."""
-    import numpy as np
-
-    values, counts = np.unique(arrays.to_numpy(codes), return_counts=True)
-    parts = [f"{count} {Status(int(v)).name}" for v, count in zip(values, counts, strict=True)]
-    text = f"{int(counts.sum())} problems: {', '.join(parts)}."
-    return f"{text} First invalid item: {problem.invalid_reason}" if problem.invalid_reason else text
 
 
 def _batch_text(s: Solution) -> str:
