@@ -15,6 +15,7 @@ CLAIMED |= {f"N{i:02}" for i in (*range(1, 8), 11, 12, 13)}
 CLAIMED |= {f"B{i:02}" for i in (1, 2, 3, 4, 7, 8, 9)}
 CLAIMED |= {f"P{i:02}" for i in (1, 3, *range(4, 14))}
 CLAIMED |= {f"F{i:02}" for i in range(1, 23)} | {f"W{i:02}" for i in range(1, 17)}
+CLAIMED |= {f"D{i:02}" for i in range(1, 16)}
 
 
 def test_the_table_counts_137() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tests.tolerances import tolerance
 
@@ -40,6 +41,13 @@ def assert_as_one_process(found: Sequence[dict[str, Any]], wanted: dict[str, Any
                 _assert_close(a, b, f"{kind} of layer {layer}")
         for kind in ("base gradient", "base"):
             _assert_close(rank[kind], wanted[kind], kind)
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Named tensors."""
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=CLOSE, atol=CLOSE, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def _assert_close(found: dict[str, Any], wanted: dict[str, Any], what: str) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("torch")
-
 from tests.torch_moe.distributed.ranks import Ranks
 
 

@@ -26,7 +26,7 @@ PATIENCE = 100.0
 class Ranks:
     """A process group of `size` processes, started from a server that has imported torch already."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, backend: str = "gloo") -> None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")
         context = multiprocessing.get_context("forkserver")
@@ -38,7 +38,7 @@ class Ranks:
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, size, meeting, there), daemon=True)
+            process = context.Process(target=_serve, args=(rank, size, backend, meeting, there), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)
@@ -83,14 +83,14 @@ class Failure:
         self.kind, self.text = kind, text
 
 
-def _serve(rank: int, size: int, meeting: str, pipe: Connection) -> None:
+def _serve(rank: int, size: int, backend: str, meeting: str, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     store = dist.FileStore(meeting, size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     while True:
         try:
             function, arguments = pipe.recv()

@@ -237,6 +237,8 @@ class ShardedChain(BaseExpertChain):
         where = f"{self.name}" if layer is None else f"layer {layer} of {self.name}"
         agreed = {"computations": self.solved, "group": group, "layer": layer}
         agreed |= {"coefficients before": self._last, "coefficients so far": self._coefficients()}
+        if self.warm:
+            agreed["warm starts of the coefficients"] = digest(self.alpha_start.cpu().numpy().tobytes())
         return self._summed.find(layers, names, base, where, agreed)
 
     def _bargain(self, domain: DomainGram, start: np.ndarray | None) -> Agreement:

@@ -70,9 +70,11 @@ class ShardLink(Link):
 
     def summed(self, pairs: Tensor) -> Tensor:
         team = self._layout.shards
-        if team is not None:
-            team.all_reduce(pairs)
-        return pairs
+        if team is None:
+            return pairs
+        total = pairs.to(self._layout.device)
+        team.all_reduce(total)
+        return total.cpu()
 
     @property
     def _layout(self) -> Layout:
