@@ -47,5 +47,5 @@ def test_the_exact_solution_has_no_error() -> None:
 
 def test_claims_and_picture(records: list[dict]) -> None:
     pytest.importorskip("matplotlib")
-    assert ccp_budget.claims(records)[1].verdict == "not reproduced"
+    assert ccp_budget.claims(records)[2].verdict == "not reproduced"
     assert set(ccp_budget.pictures(records, {})) == {"budget"}
