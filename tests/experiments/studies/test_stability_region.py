@@ -60,6 +60,17 @@ def test_the_published_condition_certifies_an_unstable_chain(records: list[dict]
     assert only(records, "scan")["certified_unstable"] > 0
 
 
+def test_the_heavy_ball_is_the_momentum_for_real_numbers_only(records: list[dict]) -> None:
+    found = only(records, "identities")
+    assert found["heavy_ball_real"] < ROUNDING < 0.1 < found["heavy_ball_complex"]
+
+
+def test_the_correct_bound_is_true_and_cautious(records: list[dict]) -> None:
+    assert only(records, "scan")["largest_modulus_by_correct_bound"] < 0.5
+    [row] = [r for r in records if r["kind"] == "area" and r["step"] == 1.0]
+    assert 0.3 < row["condition_differs_from_region"] < 0.34 and 0.02 < row["region_published_unstable"] < 0.04
+
+
 def test_closed_form_and_eigenvalues_never_differ(records: list[dict]) -> None:
     assert only(records, "scan")["mismatches"] == 0
 
@@ -73,5 +84,5 @@ def test_the_identities_can_fail() -> None:
 
 def test_claims_and_picture(records: list[dict], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    assert [c.verdict for c in stability_region.claims(records)] == ["not reproduced"] * 3
+    assert [c.verdict for c in stability_region.claims(records)] == ["not reproduced"] * 6
     assert set(stability_region.pictures(records, {})) == {"region"}

@@ -123,4 +123,5 @@ def test_automatic_momentum(tmp_path: Path) -> None:
     of_seed = {r["momentum"]: r for r in records if r["seed"] == 0}
     assert len({r["bits"] for r in of_seed.values()}) == 5
     assert of_seed["automatic"]["radius"] == min(r["radius"] for r in of_seed.values())
-    assert len(claims) == 2 and set(pictures) == {"moves"}
+    assert min(r[k] for r in records for k in ("first_move", "last_move")) > 0
+    assert len(claims) == 3 and set(pictures) == {"moves"}

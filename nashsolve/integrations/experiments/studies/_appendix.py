@@ -68,7 +68,20 @@ def identities(seed: int, count: int = 200) -> dict[str, float]:
         ):
             worst[name] = max(worst[name], float(np.abs(error).max()))
     conjugate = stability.remaining_error(beta, step, 24) - stability.remaining_error(beta.conj(), step, 24)
-    return worst | {"phase_sign": float(np.abs(conjugate).max())}
+    real = max(heavy_ball_gap(b.real, h) for b, h in zip(beta, step, strict=True) if h < 1)
+    return worst | {
+        "phase_sign": float(np.abs(conjugate).max()),
+        "heavy_ball_real": real,
+        "heavy_ball_complex": heavy_ball_gap(0.9 * np.exp(1j * np.pi / 6), 1.0),
+    }
+
+
+def heavy_ball_gap(beta: complex, step: float, layers: int = 24) -> float:
+    """Largest difference between the momentum of (11) and the heavy ball of (14), whose base expert is real."""
+    errors = [1.0, 1.0 - step]
+    for _ in range(layers - 1):
+        errors.append(errors[-1] - step * errors[-1] + complex(beta).real * (errors[-1] - errors[-2]))
+    return float(np.abs(stability.remaining_error(beta, step, layers) - np.array(errors)).max())
 
 
 def counter_example() -> dict[str, Any]:

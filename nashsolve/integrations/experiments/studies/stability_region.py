@@ -78,13 +78,20 @@ def row_of_beta(name: str, depths: Sequence[int]) -> dict[str, float]:
     }
 
 
-def certified_unstable(count: int, seed: int) -> dict[str, int]:
+def certified_unstable(count: int, seed: int) -> dict[str, float]:
     """How many random systems the published condition certifies, and how many of those amplify errors."""
     beta, step = random_systems(count, seed)
     alpha = 10 ** np.random.default_rng([seed, 1]).uniform(-2, 1, count)
     certified = stability.fujiwara_published(beta, alpha, step / alpha)
     radius = stability.spectral_radius(beta[certified], step[certified])
-    return {"systems": count, "certified": int(certified.sum()), "certified_unstable": int((radius > 1).sum())}
+    bound = stability.fujiwara_corrected(beta, step)
+    return {
+        "systems": count,
+        "certified": int(certified.sum()),
+        "certified_unstable": int((radius > 1).sum()),
+        "certified_by_correct_bound": int(bound.sum()),
+        "largest_modulus_by_correct_bound": float(np.abs(beta[bound]).max(initial=0.0)),
+    }
 
 
 def region_mismatches(count: int, seed: int) -> int:
@@ -134,7 +141,10 @@ def claims(records: Records) -> list[Claim]:
     quaternion = beta["quaternion"]
     exact = max(same[name] for name in ("polynomial", "published_shift", "quaternion_factors", "phase_sign"))
     wrong = counter["certified"] and counter["radius"] > 1
+    area = next((r for r in records if r["kind"] == "area" and r["step"] == 1.0), None)
+    found = [] if area is None else [_solution_claim(area)]
     return [
+        *found,
         Claim(
             text="Condition (37) is sufficient for stability.",
             paper="appendix C, (32)-(37), figure 4",
@@ -143,6 +153,22 @@ def claims(records: Records) -> list[Claim]:
             f"{scan['certified_unstable']:,} are unstable",
             verdict="not reproduced" if wrong or scan["certified_unstable"] else "reproduced",
             reason="(32) loses a factor gamma; the polynomial (34) is off by alpha u^2 (1 - gamma), to rounding",
+        ),
+        Claim(
+            text="Fujiwara's bound certifies useful momenta.",
+            paper="appendix C, (36); all experiments use modulus 0.9",
+            measured=f"with the correct polynomial it passes {scan['certified_by_correct_bound']:,} of "
+            f"{scan['systems']:,} systems, of modulus {scan['largest_modulus_by_correct_bound']:.3f} at most",
+            verdict="not reproduced" if scan["largest_modulus_by_correct_bound"] < 0.5 else "reproduced",
+            reason="its constant term is |beta|^2, which must stay below 1/4",
+        ),
+        Claim(
+            text="Momentum as a heavy ball (14) is the momentum of (11).",
+            paper="appendix C, (14)",
+            measured=f"errors over 24 layers apart by {same['heavy_ball_real']:.0e} for real momenta, by "
+            f"{same['heavy_ball_complex']:.2f} for 0.9 at 30 degrees and h = 1",
+            verdict="not reproduced" if same["heavy_ball_complex"] > ROUNDING else "reproduced",
+            reason="true for real momenta only",
         ),
         Claim(
             text="The chain is stable for the momenta of the experiments.",
@@ -162,3 +188,16 @@ def claims(records: Records) -> list[Claim]:
             reason="real input and a real read-out: a quaternion gives the chain of a + i|(b, c, d)|",
         ),
     ]
+
+
+def _solution_claim(area: Mapping[str, Any]) -> Claim:
+    """Whether the printed solution (38) describes the printed condition (37)."""
+    apart, unstable = area["condition_differs_from_region"], area["region_published_unstable"]
+    return Claim(
+        text="(38) solves (37) for r and u.",
+        paper="appendix C, (38), figure 4 at alpha = 0.5, gamma = 2",
+        measured=f"areas: exact {area['exact']:.3f}, (37) {area['condition_published']:.3f}, (38) "
+        f"{area['region_published']:.3f}; (37) and (38) differ on {apart:.3f}; {unstable:.3f} of (38) is unstable",
+        verdict="not reproduced" if apart > 0.01 else "reproduced",
+        reason="the second line of (38) has a wrong sign of gamma r, the third misses a factor four",
+    )
