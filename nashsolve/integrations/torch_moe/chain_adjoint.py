@@ -54,6 +54,10 @@ class Adjoint:
             yield self._link(layer, start, upstream, lam)
             p = self._buffers(upstream, q)
 
+    def spread(self, layer: int, slot: Slot, weights: Tensor, g: Tensor) -> Tensor | None:
+        """Gradients ``c_i g`` of a slot's experts as rows; None where they were put elsewhere."""
+        return _outer(weights, g)
+
     def _buffers(self, upstream: Expert, q: Expert) -> Expert:
         """Adjoint of the real buffer one layer earlier (empty without momentum); that of the imaginary one in place."""
         r, u = self.plan.momentum.r, self.plan.momentum.u
@@ -85,7 +89,7 @@ class Adjoint:
                 lam[name].sub_(rows.sum(0))
                 sums += [total.to(f.dtype) for total, f in zip(factors, curvature.factors, strict=True)]
             else:
-                rows = _outer(link.held(slot, weights), g) if ask else None
+                rows = self.spread(layer, slot, link.held(slot, weights), g) if ask else None
                 lam[name].sub_(g, alpha=float(weights.sum()))
             if couple is not None:
                 extra = slot.mix(couple) - _outer(couple.sum(-1), self.bases[layer][name])

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from nashsolve.core.errors import NashSolveError
 
-from ..chain_adjoint import Adjoint
 from ..chain_plan import Plan
 from ..experts import Expert
 from .after import at_the_end_of_backward
-from .gradients import Later, add_gradient, wants_gradient
+from .gradients import Later, ShardAdjoint, add_gradient, wants_gradient
 from .reducing import Reducer
 from .step import Step
 
@@ -88,15 +87,16 @@ class ChainBackward:
 
     def _group(self, step: Step, names: list[str], plan: Plan) -> Expert:
         """Adds the gradients of one group's experts; returns that of the first base expert."""
-        owners = [[owner for name in names for owner in layer[name].owners] for layer in step.layers]
+        owners = [{name: layer[name].owners for name in names} for layer in step.layers]
         wanted = [self._chain.own.wanted] * len(names)
-        wanted += [wants_gradient(owner) for layer in owners for owner in layer]
+        wanted += [wants_gradient(owner) for layer in owners for held in layer.values() for owner in held]
         tensors = [step.start[name] for name in names] + [t for link in plan.links for t in link.tensors]
-        adjoint = Adjoint(plan, names, tensors, wanted)
+        adjoint = ShardAdjoint(plan, names, tensors, wanted)
+        adjoint.owners, adjoint.factor = owners, self._factor
         later = Later(len(plan.links), len(names), lambda layer: self._of_piece(step.pieces[layer], names))
         for layer, found in zip(reversed(owners), adjoint.layers(later), strict=True):
-            for owner, gradient in zip(layer, found, strict=True):
-                if gradient is not None:
+            for owner, gradient in zip((o for held in layer.values() for o in held), found, strict=True):
+                if gradient is not None:  # what alpha depends on; the rest is there already
                     add_gradient(owner, gradient, self._factor)
         return adjoint.lam
 

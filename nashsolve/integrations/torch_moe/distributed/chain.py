@@ -114,12 +114,13 @@ class ShardedChain(BaseExpertChain):
         piece = self._now.pieces[layer - 1]
         if not torch.is_grad_enabled():
             piece = {name: tensor.detach() for name, tensor in piece.items()}
+        dtype = torch.bfloat16 if self.settings.base_dtype == "bfloat16" else None
         if self.settings.bases == "local":
-            return dict(piece)
+            return {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in piece.items()}
         if torch.is_grad_enabled() or self.training:
-            return gather(self.pieces, piece)
+            return gather(self.pieces, piece, dtype)
         if layer not in self._whole:  # generation asks for every token
-            self._whole[layer] = gather(self.pieces, piece)
+            self._whole[layer] = gather(self.pieces, piece, dtype)
         return self._whole[layer]
 
     @torch.compiler.disable

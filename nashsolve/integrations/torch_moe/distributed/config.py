@@ -21,6 +21,8 @@ class DistributedConfig(Strict):
     solve : "everywhere": every rank solves the same bytes; "broadcast": rank 0 solves, for machines that differ
     bases : "full": whole base experts on every rank; "local": only the columns that the rank's experts have, for
         tensor parallel layers
+    base_dtype : "chain": float32 (float64 for float64 experts), as the chain computes; "bfloat16": base experts are
+        rounded before they travel to the layers, their gradients are summed in float32
     first_base : who differentiates the first layer's own use of its base expert: "module", where a wrapper (DDP,
         FSDP2) reduces its gradient; "chain" where nothing does
     divide : divisor of the sum of all ranks' gradients of base experts; None: the number of ranks, that is, the mean
@@ -35,6 +37,7 @@ class DistributedConfig(Strict):
     grams: Literal["layer", "joint"] = "layer"
     solve: Literal["everywhere", "broadcast"] = "everywhere"
     bases: Literal["full", "local"] = "full"
+    base_dtype: Literal["chain", "bfloat16"] = "chain"
     first_base: Literal["module", "chain"] = "module"
     divide: float | None = Field(default=None, gt=0)
     expert_divide: float | None = Field(default=None, gt=0)

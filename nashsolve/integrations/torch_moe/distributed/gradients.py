@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from nashsolve.core.errors import InvalidProblem
 
+from ..chain_adjoint import Adjoint
+from ..experts import Slot
 from .parts import Part
 
 
@@ -23,34 +25,58 @@ def wants_gradient(owner: Any) -> bool:
 
 
 @torch.no_grad()
-def add_gradient(owner: Any, gradient: Tensor, factor: float = 1.0) -> None:
-    """Add ``factor * gradient``, shaped as the local shard, to the owner's ``grad``."""
+def gradient_of(owner: Any) -> Tensor:
+    """The local shard of the owner's `grad`, to add to; zeros at first."""
     if isinstance(owner, DTensor):
-        _add_to_dtensor(owner, gradient, factor)
-        return
+        return _of_dtensor(owner)
     tensor = owner.tensor if isinstance(owner, Part) else owner
     if tensor.grad is None:
-        tensor.grad = (gradient if factor == 1 else factor * gradient).to(tensor.dtype).reshape(tensor.shape)
-    else:
-        tensor.grad.add_(gradient.reshape(tensor.shape), alpha=factor)
+        tensor.grad = torch.zeros_like(tensor)
+    found: Tensor = tensor.grad
+    return found
 
 
-def _add_to_dtensor(owner: DTensor, gradient: Tensor, factor: float) -> None:
-    local = owner.to_local()
-    gradient = gradient.reshape(local.shape)
+def _of_dtensor(owner: DTensor) -> Tensor:
     if owner.grad is None:
-        own = (gradient if factor == 1 else factor * gradient).to(local.dtype)
         owner.grad = DTensor.from_local(
-            own, owner.device_mesh, owner.placements, run_check=False, shape=owner.shape, stride=owner.stride()
+            torch.zeros_like(owner.to_local()),
+            owner.device_mesh,
+            owner.placements,
+            run_check=False,
+            shape=owner.shape,
+            stride=owner.stride(),
         )
-        return
     grad = owner.grad
     if not isinstance(grad, DTensor) or grad.placements != owner.placements:
         raise InvalidProblem(
             f"the gradient of a sharded parameter has the placements {getattr(grad, 'placements', 'of a plain tensor')}"
             f", the parameter {owner.placements}; call backward() of the chain after all of the loss's gradients are in"
         )
-    grad.to_local().add_(gradient, alpha=factor)
+    return grad.to_local()
+
+
+@torch.no_grad()
+def add_gradient(owner: Any, gradient: Tensor, factor: float = 1.0) -> None:
+    """Add ``factor * gradient``, shaped as the local shard, to the owner's `grad`."""
+    total = gradient_of(owner)
+    total.add_(gradient.reshape(total.shape), alpha=factor)
+
+
+class ShardAdjoint(Adjoint):
+    """The adjoint whose gradients of experts go to their parameters at once, expert by expert.
+
+    owners : for every layer, slot -> parameters
+    factor : that the experts' gradients are multiplied by
+    """
+
+    owners: Sequence[Mapping[str, Sequence[Any]]]
+    factor: float
+
+    def spread(self, layer: int, slot: Slot, weights: Tensor, g: Tensor) -> None:
+        owners = self.owners[layer][slot.name]
+        rows = [row for owner in owners for row in (gradient_of(owner) if slot.fused else [gradient_of(owner)])]
+        for row, weight in zip(rows, weights.tolist(), strict=True):
+            row.add_(g, alpha=weight * self.factor)
 
 
 class Later(Sequence[Tensor | None]):

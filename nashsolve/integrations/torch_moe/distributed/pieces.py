@@ -96,22 +96,26 @@ def _fill(row: Tensor, parts: Sequence[Tensor]) -> None:
         at += part.numel()
 
 
-def gather(pieces: Pieces, piece: Expert) -> Expert:
-    """The whole expert, differentiable: the gradient of a piece is the sum of all ranks' gradients."""
+def gather(pieces: Pieces, piece: Expert, dtype: torch.dtype | None = None) -> Expert:
+    """The whole expert, differentiable: the gradient of a piece is the sum of all ranks' gradients.
+
+    dtype : in which it travels and is handed out; None: as it is
+    """
     if pieces.team is None:
-        return dict(piece)
+        return {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in piece.items()}
     names = list(pieces.shapes)
-    return dict(zip(names, _Gather.apply(pieces, *(piece[name] for name in names)), strict=True))
+    return dict(zip(names, _Gather.apply(pieces, dtype, *(piece[name] for name in names)), strict=True))
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pieces: Pieces, *given: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, pieces: Pieces, dtype: torch.dtype | None, *given: Tensor) -> tuple[Tensor, ...]:
         ctx.pieces, ctx.like = pieces, given[0].new_empty(0)
         ctx.set_materialize_grads(False)
-        return tuple(pieces.whole(dict(zip(pieces.shapes, given, strict=True))).values())
+        sent = given if dtype is None else [tensor.to(dtype) for tensor in given]
+        return tuple(pieces.whole(dict(zip(pieces.shapes, sent, strict=True))).values())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         found = ctx.pieces.reduce(dict(zip(ctx.pieces.shapes, gradients, strict=True)), ctx.like)
-        return None, *found.values()
+        return None, None, *found.values()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from .layout import Layout
-from .partition import cut, first
+from .partition import SlotShare
 from .pieces import Pieces
 from .team import Team
 
@@ -32,7 +33,11 @@ class Reducer:
         piece : name -> gradient of this rank's piece, summed over the shards
         """
         mean = dict(zip(names, self.sum_over_twins([piece[name] for name in names]), strict=True))
-        return [self._unite(name, mean[name]) for name in names]
+        if self._pieces is not None:
+            for team, cut_names in groupby(names, key=lambda name: self._layout.peers[name]):
+                if team is not None:
+                    mean.update(self._unite(team, {name: mean[name] for name in cut_names}))
+        return [mean[name] for name in names]
 
     def sum_over_twins(self, tensors: list[Tensor]) -> list[Tensor]:
         """Sum over the replicas, divided; one all_reduce."""
@@ -52,18 +57,29 @@ class Reducer:
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def _unite(self, name: str, piece: Tensor) -> Tensor:
-        """Pieces of the ranks that share columns, gathered where shards cut the expert axis."""
-        layout, team = self._layout, self._layout.peers[name]
-        share = layout.partition.slots[name]
-        if self._pieces is None or team is None:
-            return piece
-        length = first(share.boxes[layout.partition.place].size)
-        widths = [stop - start for start, stop in (cut(length, k, team.size) for k in range(team.size))]
-        sent = piece.new_zeros(max(widths), *piece.shape[1:])
-        sent[: piece.shape[0]] = piece
-        received = piece.new_empty(team.size, *sent.shape)
-        team.all_gather(received.view(-1), sent.view(-1))
-        by_rank = sorted(share.peers, key=lambda k: layout.partition.shards[k])
-        parts = [received[by_rank.index(place), :width] for place, width in zip(share.peers, widths, strict=True)]
-        return torch.cat(parts)
+    def _unite(self, team: Team, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pieces of ranks that share columns, gathered where shards cut the expert axis; one all_gather."""
+        partition = self._layout.partition
+        peers = partition.slots[next(iter(pieces))].peers
+        by_rank = sorted(peers, key=lambda k: partition.shards[k])
+        places = [{name: _lengths(partition.slots[name], k) for name in pieces} for k in by_rank]
+        sizes = [{name: (place[name], *piece.shape[1:]) for name, piece in pieces.items()} for place in places]
+        width = max(sum(torch.Size(size).numel() for size in place.values()) for place in sizes)
+        own = torch.cat([piece.reshape(-1) for piece in pieces.values()])
+        sent = own.new_zeros(width)
+        sent[: own.numel()] = own
+        received = own.new_empty(team.size, width)
+        team.all_gather(received.view(-1), sent)
+        found: dict[str, list[Tensor]] = {name: [] for name in pieces}
+        for k in peers:
+            row, at = received[by_rank.index(k)], 0
+            for name, size in sizes[by_rank.index(k)].items():
+                length = torch.Size(size).numel()
+                found[name].append(row[at : at + length].view(size))
+                at += length
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _lengths(share: SlotShare, place: int) -> int:
+    start, stop = share.piece(place)
+    return stop - start
