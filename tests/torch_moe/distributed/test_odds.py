@@ -1,0 +1,106 @@
+"""Refusals, settings, counts of collectives and the model of another library, on real ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("pydantic")
+
+import numpy as np
+import torch
+from torch.distributed.tensor import Replicate, Shard
+
+from benchmarks import scaling
+from nashsolve.core.errors import InvalidProblem
+from nashsolve.integrations.torch_moe.distributed import DistributedConfig
+from tests.tolerances import tolerance
+from tests.torch_moe.distributed import odds
+from tests.torch_moe.distributed.ranks import Ranks
+
+SHAPE = scaling.Model((4,), 8, 45, 1440.0, 1440.0, 6, (2 / 3, 1 / 3))
+"""What `draw(8)` makes."""
+
+
+@pytest.mark.parametrize(
+    ("placement", "kind", "settings"),
+    [
+        (Shard(1), "columns", {}),
+        (Shard(0), "experts", {}),
+        (Shard(1), "tensor", {"bases": "local"}),
+        (Replicate(), "columns", {}),
+    ],
+    ids=["columns", "experts", "tensor", "replicas"],
+)
+def test_collectives_are_as_many_as_on_paper(two: Ranks, placement: Any, kind: str, settings: dict[str, Any]) -> None:
+    """The counts of docs/moe/scaling.md, from the function that prints them."""
+    layout = scaling.Layout(kind, 2, 1 if placement == Replicate() else 2)
+    for calls in two.run(odds.counted, (2,), [placement], settings):
+        assert calls == scaling.counts_of(SHAPE, layout)
+
+
+@pytest.mark.parametrize("shard", [Shard(1), Shard(0)], ids=["columns", "experts"])
+def test_collectives_of_replicas_are_as_many_as_on_paper(four: Ranks, shard: Any) -> None:
+    layout = scaling.Layout("columns" if shard == Shard(1) else "experts", 4, 2)
+    for calls in four.run(odds.counted, (2, 2), [Replicate(), shard], {}):
+        assert calls == scaling.counts_of(SHAPE, layout)
+
+
+def test_one_gram_for_all_layers_is_one_collective(two: Ranks) -> None:
+    for calls in two.run(odds.counted, (2,), [Shard(1)], {"grams": "joint"}):
+        assert calls["all_reduce"] == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "word"),
+    [
+        ("local", "cut their axis"),
+        ("alpha", "detach_alpha=False needs"),
+        ("partial", "a sum that is not summed yet"),
+        ("mixed layers", "lies over the ranks otherwise"),
+        ("twice", "hold"),
+        ("base", "the base expert"),
+        ("curvature", "curvature in the chain"),
+    ],
+)
+def test_refusals(two: Ranks, what: str, word: str) -> None:
+    for rank in two.run(odds.refused, what):
+        assert rank["kind"] == "InvalidProblem" and word in rank["text"], rank["text"]
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(InvalidProblem, match="did you mean 'timeout'"):
+        DistributedConfig(time_out=1.0)
+    with pytest.raises(InvalidProblem, match="greater than 0"):
+        DistributedConfig(timeout=0.0)
+
+
+def test_base_experts_may_travel_in_half_precision(two: Ranks) -> None:
+    for rank in two.run(odds.half_precision):
+        wide, half = rank["chain"], rank["bfloat16"]
+        assert half["kinds"] == {torch.bfloat16} and wide["kinds"] == {torch.float32}
+        assert torch.equal(half["bases"], wide["bases"].bfloat16().float())
+        near = tolerance("bfloat16", "products")
+        torch.testing.assert_close(half["gradients"], wide["gradients"], rtol=near, atol=near)
+        assert not torch.equal(half["gradients"], wide["gradients"])
+        assert half["bytes"] < wide["bytes"]
+
+
+def test_a_step_must_not_lose_gradients(two: Ranks) -> None:
+    for text, same in two.run(odds.pending):
+        assert "call backward() of the chain before optimizer.step()" in text and same
+
+
+def test_explicit_backward(two: Ranks) -> None:
+    assert two.run(odds.explicit) == [True, True]
+
+
+@pytest.mark.parametrize("placement", [Shard(1), Shard(0)], ids=["columns", "experts"])
+def test_fused_experts_of_transformers(two: Ranks, placement: Any) -> None:
+    pytest.importorskip("transformers")
+    found = two.run(odds.transformers_model, placement)
+    for rank in found:
+        np.testing.assert_allclose(rank["mine"], rank["wanted"], rtol=tolerance("float32", "rtol"))
+        assert rank["mine"] == found[0]["mine"] and rank["solved"] == 1 and rank["gradient"] > 0
