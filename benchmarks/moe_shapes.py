@@ -41,7 +41,7 @@ SHAPES = {
     "t5-base": Shape(768, 3072, 12, 8, 12, 12, "relu"),
     "qwen1.5-moe": Shape(2048, 1408, 16, 60, 2, 24, "swiglu", n_shared=4),
     "deepseek-moe": Shape(2048, 1408, 16, 64, 2, 27, "swiglu", n_shared=2),
-    "olmoe": Shape(2048, 1024, 16, 64, 2, 16, "swiglu"),
+    "olmoe-7b": Shape(2048, 1024, 16, 64, 2, 16, "swiglu"),
     "wikitext-small": Shape(128, 128, 8, 16, 3, 3, "relu"),
     "wikitext-medium": Shape(352, 352, 8, 16, 6, 6, "relu"),
 }

@@ -1,11 +1,14 @@
 """What merging costs: the base-expert chain within a training step, and tokens per second of all systems.
 
     python -m benchmarks.step_overhead [--quick] [--model t5-base] [--batch 8] [--length 256] [--json FILE]
+    python -m benchmarks.step_overhead --model qwen2_moe|t5|... [--width 0.25] [--layers 4] [--segment 64]
     python -m benchmarks.step_overhead --systems [--quick]
 
 The first form trains NAMEx-Full (bargaining anew in every layer and every step) and reads the clock around the chain,
 forward and backward; beside it, in the same run, the chain done naively: domain vectors stacked, autograd through the
-loop, alpha by CCP. The second form times steps of all systems on one stack, interleaved, without an optimizer.
+loop, alpha by CCP. The second form takes models of transformers, on a CPU scaled down: a step as it was (before
+conversion, or dense before upcycling) and one that merges. The third form times steps of all systems on one stack,
+interleaved, without an optimizer.
 
 On Linux, glibc returns large gradients to the system in every step and gets them back page by page, which the chain's
 backward pass feels. MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 in the environment keeps them.
@@ -28,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import nashsolve
 from benchmarks import measure
+from benchmarks.model_steps import MODELS, compared, print_compared
 from benchmarks.moe_shapes import SHAPES, Shape, build
 from nashsolve.integrations.torch_moe import SYSTEMS, link
 from nashsolve.integrations.torch_moe.chain_clock import ChainClock
@@ -181,13 +185,29 @@ def systems(shape: Shape, options: argparse.Namespace, device: torch.device) -> 
     return {system: ids.numel() / took for system, took in found.items()}
 
 
+def of_transformers(options: argparse.Namespace) -> int:
+    """Steps of a model of transformers: run, print, write."""
+    device = torch.device(options.device)
+    if device.type == "cpu":
+        measure.limit_torch_threads()
+        options.layers = options.layers or 4
+    width = options.width or (1.0 if device.type == "cuda" else 1 / 16 if options.quick else 1 / 4)
+    print(measure.banner())
+    found = compared(options, width, device)
+    print_compared(found, GOAL, device)
+    if options.json:
+        measure.write_json(options.json, found)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write."""
     parser = argparse.ArgumentParser(
         prog="step_overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=sorted(SHAPES), default="t5-base")
+    parser.add_argument("--model", choices=[*sorted(SHAPES), *sorted(MODELS)], default="t5-base")
     parser.add_argument("--width", type=float, help="factor on all widths (1; for --systems 1/3, --quick 1/6)")
+    parser.add_argument("--segment", type=int, default=64, help="tokens in a segment, for models of transformers")
     parser.add_argument("--layers", type=int, help="layers to build")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
@@ -199,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
+    if options.model in MODELS:
+        return of_transformers(options)
     width = options.width or (1 / 6 if options.quick else 1 / 3 if options.systems else 1.0)
     layers = options.layers or (4 if options.systems else None)
     shape, device = SHAPES[options.model].scaled(width, layers), torch.device(options.device)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers", minversion="5.0")
+
+from safetensors.torch import load_file  # noqa: E402
 
 from nashsolve.core.errors import InvalidProblem, InvalidType  # noqa: E402
 from nashsolve.integrations.transformers import ConvertConfig, convert, merging_of, revert  # noqa: E402
@@ -205,6 +208,26 @@ def test_a_copied_model_merges_by_itself() -> None:
     assert torch.equal(model(**given).logits, merged)
     assert not torch.equal(twin(**given).logits, merged)
     assert merging_of(twin) is twin.nashsolve and merging_of(twin) is not model.nashsolve
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_is_reverted_and_saved_by_itself(way: str, tmp_path: Path) -> None:
+    model, given = build("mixtral"), inputs("mixtral")
+    plain = model(**given).logits
+    convert(model, show=False, way=way, merge=CAMEX, **levels("mixtral"), chain={})
+    merged = model(**given).logits
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.nashsolve.members[0].base.up_proj.zero_()
+    twin.save_pretrained(tmp_path)
+    assert not bool(load_file(tmp_path / "nashsolve.safetensors")["layers.0.base.up_proj"].any())
+    revert(twin)
+    assert torch.equal(twin(**given).logits, plain)
+    assert torch.equal(model(**given).logits, merged)
+    convert(twin, show=False, way=way)
+    assert torch.equal(twin(**given).logits, plain)
+    revert(model)
+    assert torch.equal(model(**given).logits, plain)
 
 
 def test_what_cannot_be_converted_is_refused() -> None:

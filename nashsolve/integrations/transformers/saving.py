@@ -6,6 +6,7 @@ import hashlib
 import json
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ def save_beside(model: Any, merging: Merging) -> list[Callable[[], object]]:
     model._keys_to_ignore_on_save = {*(before or ()), *(f"{NAME}.{key}" for key in merging.state_dict())}
     model.save_pretrained = types.MethodType(_save_pretrained, model)
 
-    def undo() -> None:
-        model._keys_to_ignore_on_save = before
-        del model.save_pretrained
+    return [partial(_unsave, model, before)]
 
-    return [undo]
+
+def _unsave(model: Any, before: Any) -> None:
+    model._keys_to_ignore_on_save = before
+    del model.save_pretrained
 
 
 def _save_pretrained(self: Any, save_directory: Any, is_main_process: bool = True, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,12 +35,14 @@ def use_function(model: Any, experts: list[tuple[nn.Module, MergingLayer]]) -> l
         setattr(module, _ATTRIBUTE, (layer, previous))
     model.set_experts_implementation(IMPLEMENTATION)
 
-    def undo() -> None:
-        model.set_experts_implementation(previous)
-        for module, _ in experts:
-            delattr(module, _ATTRIBUTE)
+    # Not a closure: a copy of the model must undo itself, not the model that it was copied from.
+    return [partial(_unselect, model, previous, [module for module, _ in experts])]
 
-    return [undo]
+
+def _unselect(model: Any, previous: str, experts: list[nn.Module]) -> None:
+    model.set_experts_implementation(previous)
+    for module in experts:
+        delattr(module, _ATTRIBUTE)
 
 
 class MergingBlock(nn.Module):
@@ -87,4 +90,4 @@ def use_block(parent: nn.Module, name: str, replacement: nn.Module) -> Callable[
     """Put a block in the place of another; returns what undoes that."""
     block = getattr(parent, name)
     setattr(parent, name, replacement)
-    return lambda: setattr(parent, name, block)
+    return partial(setattr, parent, name, block)
