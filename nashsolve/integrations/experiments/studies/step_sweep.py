@@ -147,15 +147,16 @@ def claims(records: Records) -> list[Claim]:
     shown = "; ".join(f"{v}: " + ", ".join(f"{g:g} {b:.2f}" for g, b in row.items()) for v, row in table.items())
     drops = {v: row[max(row)] - min(row.values()) for v, row in table.items() if v in PREDICTED}
     flat = {v: max(row[g] for g in row if g <= 1) - min(row.values()) for v, row in table.items() if v in PREDICTED}
-    reproduced = min(drops.values()) > 5 * max(flat.values())
+    worse = _worse_in_every_seed(records)
     return [
         Claim(
             text="Results are stable for moderate gamma and drop for gamma above two.",
             paper="figure 10",
             measured=f"bits per byte by gamma: {shown}",
-            verdict="reproduced" if reproduced else "not reproduced",
-            reason=f"coefficients that sum to one: {min(drops.values()):+.2f} to {max(drops.values()):+.2f} bits "
-            f"at the largest gamma, at most {max(flat.values()):+.2f} up to gamma = 1",
+            verdict="reproduced" if worse else "not reproduced",
+            reason=f"coefficients that sum to one: at most {max(flat.values()):+.2f} bits up to gamma = 1, "
+            f"{min(drops.values()):+.2f} to {max(drops.values()):+.2f} at the largest, which is the worse in "
+            + ("every variant and seed" if worse else "some variants and seeds only"),
         ),
         Claim(
             text="The break is where h = gamma * sum(alpha) leaves the stable region.",
@@ -165,3 +166,12 @@ def claims(records: Records) -> list[Claim]:
             reason=f"measured by bisection (predicted by the exact region), apart by {off:.1e} at most",
         ),
     ]
+
+
+def _worse_in_every_seed(records: Records) -> bool:
+    """Whether the largest gamma is worse than every gamma up to one, wherever the coefficients sum to one."""
+    bits: dict[tuple[str, int], dict[float, float]] = {}
+    for r in records:
+        if r["kind"] == "sweep" and r["variant"] in PREDICTED:
+            bits.setdefault((r["variant"], r["seed"]), {})[r["gamma"]] = math.inf if r["bits"] is None else r["bits"]
+    return all(row[max(row)] > max(b for g, b in row.items() if g <= 1) for row in bits.values())
