@@ -11,11 +11,15 @@ from typing import Any
 
 from array_api_compat import is_numpy_namespace
 
-from nashsolve.core.arrays import EPS64, Array, device, matvec, spd_solver
+from nashsolve.core.arrays import EPS64, Array, device, matvec, put_rows, spd_solver
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
+from . import compensated
 from .warm_start import prefer
+
+_LOSS = 1e3
+"""How much longer the vectors with their multipliers are than their sum, from where plain sums lose too many digits."""
 
 Steps = Callable[[Array, Array, Array, Array, float, bool], tuple[Array, Any, str]]
 """(B, w, a, sum w, squared margin at which to give up, whether a is the cold start) -> (a, iterations, why it stopped
@@ -109,15 +113,20 @@ def _block(a: Array, b: Array, xp: Any) -> Array:
 def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array:
     """Newton corrections with the residual taken through the vectors: their accuracy, not that of their Gram.
 
-    The residual itself cannot fall below rounding over the squared margin, so the steps are judged by their size.
+    Where the vectors nearly cancel, the residual is computed with compensated products. The steps are judged by their
+    size.
     """
     rows, b, w = problem.unit_vectors, problem.unit_gram, problem.power
     eye = xp.eye(problem.n, dtype=xp.float64, device=device(b))
     h = a[..., :, None] * b * a[..., None, :] + w[..., None, :] * eye
     solver = spd_solver(xp.where(lost[..., None, None], eye, h), xp)
     best = xp.full_like(a[..., 0], 0.5)
+    opposed = ~lost & (xp.sum(a, axis=-1) > _LOSS * xp.sqrt(xp.sum(w, axis=-1)))
+    opposed = opposed if bool(xp.any(opposed)) else None
     for _ in range(4):
         residual = w - a * matvec(rows, matvec(xp.matrix_transpose(rows), a, xp), xp)
+        if opposed is not None:
+            residual = _sharper(residual, opposed, rows, a, w, xp)
         if problem.mask is not None:
             residual = xp.where(problem.mask, residual, xp.zeros_like(residual))
         step = solver(residual)
@@ -128,3 +137,16 @@ def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array
         if not bool(xp.any(better & (size > 4 * EPS64))):
             break
     return a
+
+
+def _sharper(residual: Array, items: Array, rows: Array, a: Array, w: Array, xp: Any) -> Array:
+    """The residual (..., n) with that of some items, a mask (...), as if in twice the working precision."""
+    shape, n = tuple(a.shape), a.shape[-1]
+    w = xp.broadcast_to(w, shape)
+    if len(shape) == 1:
+        return compensated.residual(rows, a, w, xp)
+    some = xp.nonzero(xp.reshape(items, (-1,)))[0]
+    rows = xp.reshape(xp.broadcast_to(rows, (*shape, rows.shape[-1])), (-1, n, rows.shape[-1]))
+    mine, power = (xp.take(xp.reshape(v, (-1, n)), some, axis=0) for v in (a, w))
+    fresh = compensated.residual(xp.take(rows, some, axis=0), mine, power, xp)
+    return xp.reshape(put_rows(xp.reshape(residual, (-1, n)), some, fresh, xp), shape)

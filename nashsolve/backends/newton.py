@@ -18,7 +18,7 @@ from typing import Any
 
 from array_api_compat import is_numpy_namespace
 
-from nashsolve.core.arrays import EPS64, Array, device, matvec, quiet, spd_solver
+from nashsolve.core.arrays import EPS64, Array, device, matvec, put_rows, quiet, spd_solver
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
@@ -192,14 +192,14 @@ def _iterate_batch(
         stop = ~sound | (size != size) | (size <= _TINY) | (stalled >= 2) | diverged
         a = xp.where((live & (size <= _TINY))[:, None], a * (1 + da), a)
         used = xp.where(live, iteration + xp.astype(~stop, xp.int64), used)
-        n_iter = _put(n_iter, items, used, xp)
+        n_iter = put_rows(n_iter, items, used, xp)
         live = live & ~stop
         left = int(xp.count_nonzero(live))
         late = deadline is not None and time.perf_counter() > deadline
         if left == 0 or iteration == max_iter or late:
             break
         if left <= 0.7 * live.shape[0]:
-            done_a = _put(done_a, items, a, xp)
+            done_a = put_rows(done_a, items, a, xp)
             keep = xp.nonzero(live)[0]
             items, used, a, w, b, total, norms, best, stalled, size, da, du, low, r, au, live = (
                 xp.take(v, keep, axis=0)
@@ -226,7 +226,7 @@ def _iterate_batch(
             left = int(xp.count_nonzero(live))
             if left == 0:
                 break
-    done_a = _put(done_a, items, a, xp)
+    done_a = put_rows(done_a, items, a, xp)
     stopped = "" if left == 0 else ("time" if late else "max_iter")
     n_iter = xp.where(n_iter > max_iter, max_iter, n_iter)
     return xp.reshape(done_a, shape), xp.reshape(n_iter, shape[:-1]), stopped
@@ -237,21 +237,3 @@ def _system(a: Array, scaled: Array, au: Array, eye: Array, xp: Any) -> Array:
     h = a[:, :, None] * scaled
     diagonal = (xp.linalg.diagonal(h) + au) * (1 + 4 * EPS64)
     return h * (1 - eye) + diagonal[:, :, None] * eye
-
-
-def _put(target: Array, items: Array, values: Array, xp: Any) -> Array:
-    """`target` with `values` at rows `items` (ascending), without item assignment."""
-    if items.shape[0] == target.shape[0]:
-        return values
-    row = xp.cumulative_sum(xp.astype(_member(items, target.shape[0], xp), xp.int64)) - 1
-    inside = _member(items, target.shape[0], xp)
-    picked = xp.take(values, xp.where(inside, row, 0 * row), axis=0)
-    inside = inside if target.ndim == 1 else inside[:, None]
-    return xp.where(inside, picked, target)
-
-
-def _member(items: Array, count: int, xp: Any) -> Array:
-    everyone = xp.arange(count, device=device(items))
-    place = xp.searchsorted(items, everyone)
-    place = xp.where(place < items.shape[0], place, 0 * place)
-    return xp.take(items, place) == everyone

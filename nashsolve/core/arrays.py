@@ -175,3 +175,21 @@ def cholesky_succeeds(a: Array, shift: float, xp: Any) -> bool:
             return False
         raise
     return bool(xp.all(xp.isfinite(factor)))
+
+
+def put_rows(target: Array, items: Array, values: Array, xp: Any) -> Array:
+    """`target` with `values` at rows `items` (ascending), without item assignment."""
+    if items.shape[0] == target.shape[0]:
+        return values
+    row = xp.cumulative_sum(xp.astype(_member(items, target.shape[0], xp), xp.int64)) - 1
+    inside = _member(items, target.shape[0], xp)
+    picked = xp.take(values, xp.where(inside, row, 0 * row), axis=0)
+    inside = inside if target.ndim == 1 else inside[:, None]
+    return xp.where(inside, picked, target)
+
+
+def _member(items: Array, count: int, xp: Any) -> Array:
+    everyone = xp.arange(count, device=device(items))
+    place = xp.searchsorted(items, everyone)
+    place = xp.where(place < items.shape[0], place, 0 * place)
+    return xp.take(items, place) == everyone
