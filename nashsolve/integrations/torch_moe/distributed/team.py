@@ -73,7 +73,7 @@ class Team:
         self.group = _new_group(self.ranks, timeout, outside)
         self.traffic: Traffic = Traffic() if whole is None else whole.traffic
         self.voice: Voice = self._own_voice() if whole is None else whole.voice
-        self._parts: dict[tuple[tuple[int, ...], ...], Team | None] = {(self.ranks,): self}
+        self._parts: dict[tuple[tuple[int, ...], ...], Team | None] = {(self.ranks,): self if self.size > 1 else None}
 
     def split(self, sets: Iterable[Sequence[int]]) -> Team | None:
         """The team of this rank among disjoint sets of ranks, which every rank of this team must name alike; None for
@@ -102,9 +102,9 @@ class Team:
 
     def close(self) -> None:
         """Leave the process groups; the team cannot be used any more."""
-        for part in self._parts.values():
-            if part is not None:
-                dist.destroy_process_group(part.group)
+        parts = [part for part in self._parts.values() if part is not None and part is not self]
+        for part in (*parts, self):
+            dist.destroy_process_group(part.group)
 
     def _own_voice(self) -> Voice:
         # Ranks make their teams in the same order, so that the count tells teams of the same ranks apart.
