@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def paired_model(build: Callable[[str], nn.Module], system: str, seed: int, reference: str = "smear") -> nn.Module:
+
+def paired_model(build: Callable[[str], Model], system: str, seed: int, reference: str = "smear") -> Model:
     """A model of `system` whose parameters equal those of the reference system wherever both have them.
 
     What the reference lacks (base experts, curvature) is drawn from the same seed.

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..torch_moe import link
+from ..torch_moe.chain import BaseExpertChain
 from ..torch_moe.chain_clock import ChainClock
 from ..torch_moe.layer import MoE
 from ..torch_moe.routers import follow
@@ -63,6 +64,13 @@ def chains_of(model: nn.Module) -> list[Any]:
     return link(model) if chained else []
 
 
+def parameters(model: nn.Module) -> int:
+    """How many a model has once its chains are joined, which leaves one base expert a chain."""
+    if not any(isinstance(m, BaseExpertChain) for m in model.modules()):
+        chains_of(model)
+    return sum(p.numel() for p in model.parameters())
+
+
 def train(
     book: Book,
     key: str,
@@ -71,7 +79,7 @@ def train(
     how: Optimisation,
     seed: int,
     chains: list[Any] | None = None,
-    parameters: list[Tensor] | None = None,
+    trained: list[Tensor] | None = None,
 ) -> dict[str, Any]:
     """Train, log the curve, save, and go on after a kill.
 
@@ -84,7 +92,7 @@ def train(
     how : the optimisation
     seed : of the data's generator and of dropout and noise
     chains : of the model, as `chains_of` gives them
-    parameters : to train; by default all
+    trained : the parameters to train; by default all
 
     Returns
     -------
@@ -94,8 +102,9 @@ def train(
     layers = [m for m in model.modules() if isinstance(m, MoE)]
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    optimizer = _optimizer(how, parameters or list(model.parameters()))
-    handle = follow(optimizer, model) if layers else None
+    optimizer = _optimizer(how, trained or list(model.parameters()))
+    counts = any(callable(getattr(m, "after_step", None)) for m in model.modules())
+    handle = follow(optimizer, model) if counts else None
     path = book.work(key) / STATE
     begin, history = 0, {"losses": [], "links": 0, "without": 0}
     if path.exists():

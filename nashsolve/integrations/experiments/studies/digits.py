@@ -19,7 +19,7 @@ from ..statistics import by_system
 from ..study import Claim, Records, Strict
 from ..systems import DENSE, check_systems, moe_config
 from ..tables import Metric, Table, comparison
-from ..training import Optimisation, chains_of, train
+from ..training import Optimisation, chains_of, parameters, train
 
 REFERENCE = "smear"
 
@@ -120,7 +120,7 @@ def plan(settings: Settings) -> list[str]:
     lines = [f"{settings.optimisation.steps} steps of {settings.batch} images, {settings.seeds} seeds"]
     for system in settings.systems:
         with torch.device("meta"):
-            count = sum(p.numel() for p in build(settings, system, 10 - len(settings.held_out)).parameters())
+            count = parameters(build(settings, system, 10 - len(settings.held_out)))
         lines.append(f"{system}: {count / 1e6:.2f} M parameters")
     return lines
 

@@ -19,7 +19,7 @@ from ..statistics import by_system
 from ..study import Claim, Records, Strict
 from ..systems import DENSE, check_systems, moe_config
 from ..tables import Metric, Table, comparison
-from ..training import Optimisation, chains_of, train
+from ..training import Optimisation, chains_of, parameters, train
 
 REFERENCE = "smear"
 MERGING = ("smear", "ep_camex", "ep_camex_mom", "namex", "namex_full", "namex_full_mom", "namex_full_q")
@@ -110,8 +110,7 @@ def train_systems(settings: Settings, book: Book) -> None:
         for part in PARTS[1:]:
             rows = spread(library_bytes(part), settings.windows, settings.length)
             numbers[f"{part}_bits"] = bits_per_byte(model, rows, book.device)
-        parameters = sum(p.numel() for p in model.parameters())
-        book.record(key, system=system, seed=int(seed), parameters=parameters, **numbers, **told)
+        book.record(key, system=system, seed=int(seed), parameters=parameters(model), **numbers, **told)
 
 
 @torch.no_grad()
@@ -149,7 +148,7 @@ def plan(settings: Settings) -> list[str]:
     lines = [f"{settings.optimisation.steps} steps of {settings.batch * settings.length} bytes, {settings.seeds} seeds"]
     for system in settings.systems:
         with torch.device("meta"):
-            count = sum(p.numel() for p in build(settings, system).parameters())
+            count = parameters(build(settings, system))
         lines.append(f"{system}: {count / 1e6:.2f} M parameters")
     return lines
 
