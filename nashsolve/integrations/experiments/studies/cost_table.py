@@ -160,7 +160,34 @@ def claims(records: Records) -> list[Claim]:
                 reason="it is the solver's time, and its share falls as models grow: bargains do not grow with them",
             )
         )
-    t5 = shapes["T5-base"]
+    return found + _arithmetic_claims(shapes["T5-base"])
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median and the ends of its interval by order statistics, which no outlier moves; the extremes of few values."""
+    ordered = np.sort(np.asarray(values))
+    cut = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
+    return float(np.median(ordered)), float(ordered[cut]), float(ordered[-1 - cut])
+
+
+def _slower(rates: Mapping[str, list[float]], ours: str, theirs: str) -> Claim:
+    """The claim that one system is as fast as another within one per cent."""
+    middle, low, high = median_interval(np.asarray(rates[ours]) / np.asarray(rates[theirs]) - 1)
+    printed = PAPER[ours][2] / PAPER[theirs][2] - 1
+    near, far = max(abs(low), abs(high)) < 0.01, high < -0.01 or low > 0.01
+    verdict: Verdict = "reproduced" if near else "not reproduced" if far else "not testable here"
+    return Claim(
+        text=f"{title(ours)} trains as fast as {title(theirs)}, within one per cent.",
+        paper=f"table 13: {PAPER[ours][2]:,} against {PAPER[theirs][2]:,} tokens per second ({printed:+.1%})",
+        measured=f"median {middle:+.1%}, 95 % interval [{low:+.1%}, {high:+.1%}]",
+        verdict=verdict,
+        reason=f"{len(rates[ours])} rounds in turns, small model; the chain's share falls with the tokens of a step",
+    )
+
+
+def _arithmetic_claims(t5: Mapping[str, Mapping[str, float]]) -> list[Claim]:
+    """Operations of T5-base."""
+    found = []
     if "smoe_top2" in t5:
         ratio = t5["smoe_top2"]["inference"] / t5["smoe_top1"]["inference"]
         found.append(
@@ -184,25 +211,3 @@ def claims(records: Records) -> list[Claim]:
         )
     )
     return found
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median and the ends of its interval by order statistics, which no outlier moves; the extremes of few values."""
-    ordered = np.sort(np.asarray(values))
-    cut = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
-    return float(np.median(ordered)), float(ordered[cut]), float(ordered[-1 - cut])
-
-
-def _slower(rates: Mapping[str, list[float]], ours: str, theirs: str) -> Claim:
-    """The claim that one system is as fast as another within one per cent."""
-    middle, low, high = median_interval(np.asarray(rates[ours]) / np.asarray(rates[theirs]) - 1)
-    printed = PAPER[ours][2] / PAPER[theirs][2] - 1
-    near, far = max(abs(low), abs(high)) < 0.01, high < -0.01 or low > 0.01
-    verdict: Verdict = "reproduced" if near else "not reproduced" if far else "not testable here"
-    return Claim(
-        text=f"{title(ours)} trains as fast as {title(theirs)}, within one per cent.",
-        paper=f"table 13: {PAPER[ours][2]:,} against {PAPER[theirs][2]:,} tokens per second ({printed:+.1%})",
-        measured=f"median {middle:+.1%}, 95 % interval [{low:+.1%}, {high:+.1%}]",
-        verdict=verdict,
-        reason=f"{len(rates[ours])} rounds in turns, small model; the chain's share falls with the tokens of a step",
-    )

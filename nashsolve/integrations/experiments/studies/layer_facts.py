@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -123,7 +123,7 @@ def reduced(settings: Settings) -> Settings:
 def claims(records: Records) -> list[Claim]:
     """What the texts say about these choices, against the records."""
     r = {record["key"]: record for record in records}
-    top, same, scale, leaks, norms = r["top one"], r["copies"], r["curvature"], r["leak"], r["chain"]["norms"]
+    top, same, scale = r["top one"], r["copies"], r["curvature"]
     return [
         Claim(
             text="The top-1 baseline routes by a trained router.",
@@ -147,6 +147,13 @@ def claims(records: Records) -> list[Claim]:
             verdict="reproduced" if scale["eta_1"] < 1e-9 else "not reproduced",
             reason="eight identities are summed: the start is eight times the step that the equation has",
         ),
+        *_more_claims(r["leak"], r["chain"]["norms"]),
+    ]
+
+
+def _more_claims(leaks: Mapping[str, Any], norms: list[float | None]) -> list[Claim]:
+    """Causality, and who is trained through the chain."""
+    return [
         Claim(
             text="Segment routing is causal.",
             paper="appendix on language models, released code",

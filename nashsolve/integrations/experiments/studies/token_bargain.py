@@ -32,7 +32,7 @@ class Settings(Strict):
     chosen: list[int] = Field(default=[2, 4])
     seeds: int = Field(default=5, ge=1)
     balance: float = Field(default=0.01, ge=0)
-    optimisation: Optimisation = Optimisation(steps=160, lr=3e-3, warmup=20, save_every=80)
+    optimisation: Optimisation = Optimisation(steps=120, lr=4e-3, warmup=15, save_every=60)
     sizes: Sizes = Sizes(d_hidden=64, layers=3)
 
 
