@@ -26,6 +26,8 @@ from nashsolve.integrations.torch_moe.chain_clock import ChainClock
 from nashsolve.integrations.transformers import convert, revert, upcycle
 
 VOCAB = 512
+WARM = 2
+"""Rounds that are not timed."""
 CAMEX = {"rule": "camex", "eta": 0.5}
 
 
@@ -156,11 +158,12 @@ class Step:
 
     def __init__(self, model: Any, given: dict[str, Any], merging: Any = None) -> None:
         self.model, self.given, self.merging = model.train(), given, merging
+        self.now = clock_of(next(model.parameters()).device)
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
         self.clocks: list[ChainClock] = []
 
     def __call__(self) -> None:
-        clock = ChainClock()
+        clock = ChainClock(now=self.now)
         if self.merging is not None:
             clock.compute(self.merging.chains)
         self.model(**self.given).loss.backward()
@@ -179,11 +182,8 @@ def compared(options: Any, width: float, device: torch.device) -> dict[str, Any]
     after = copy.deepcopy(before)
     merging = merge(family, after, options.segment)
     steps = {"before": Step(before, given), "merging": Step(after, given, merging)}
-    first = {name: _timed(step) for name, step in steps.items()}
-    first = {name: _timed(step) for name, step in steps.items()}
-    steps["merging"].clocks.clear()
-    found = measure.interleaved(dict(steps), first, rounds=options.rounds, shortest=0.0, slow=1e9)
-    clocks = steps["merging"].clocks
+    found = medians(dict(steps), options.rounds, clock_of(device))
+    clocks = steps["merging"].clocks[WARM:]
     chain = statistics.median(clock.total for clock in clocks)
     view = merging.members[0].expert_view()
     return {
@@ -201,10 +201,20 @@ def compared(options: Any, width: float, device: torch.device) -> dict[str, Any]
     }
 
 
-def _timed(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """CPU time where everything runs on one core, which other work on the machine does not disturb."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
+
+
+def medians(calls: dict[str, Callable[[], object]], rounds: int, now: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of each call, made in turn; the first `WARM` rounds do not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(WARM + rounds):
+        for name, call in calls.items():
+            begin = now()
+            call()
+            times[name].append(now() - begin)
+    return {name: statistics.median(found[WARM:]) for name, found in times.items()}
 
 
 def print_compared(found: dict[str, Any], goal: float, device: torch.device) -> None:
@@ -221,7 +231,7 @@ def print_compared(found: dict[str, Any], goal: float, device: torch.device) -> 
         f"{found['model']} of transformers on {device.type}, {found['width']:.3g} of its widths: {found['layers']} "
         f"layers of {found['experts']} experts of {found['per_expert']:,} parameters, {found['tokens']} tokens, SGD"
     )
-    print(measure.table(title, ["", "seconds", "per cent"], rows))
+    print(measure.table(title, ["", "CPU seconds" if device.type == "cpu" else "seconds", "per cent"], rows))
     needed = found["tokens"] * chain * (100 / goal - 1) / (step - chain)
     print(
         "a solve in every layer and every step; the chain's cost does not depend on the tokens, and is "
@@ -249,9 +259,7 @@ def ways(width: float, rounds: int) -> dict[str, dict[str, float]]:
                 revert(neutral)
                 convert(neutral, show=False, way=way)
             calls[f"{way}, neutral forward"] = _forward(neutral, given)
-        first = {key: _timed(call) for key, call in calls.items()}
-        first = {key: _timed(call) for key, call in calls.items()}
-        found[name] = measure.interleaved(calls, first, rounds=rounds, shortest=0.05, slow=1e9)
+        found[name] = medians(calls, rounds, time.process_time)
     return found
 
 
@@ -284,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(
                 [name, f"{one * 1e3:.1f}", f"{function * 1e3:.1f}", f"{block * 1e3:.1f}", f"{block / function:.3f}"]
             )
-        title = f"{kind}, milliseconds, 4 layers at {options.width:.3g} of the widths, 512 tokens"
+        title = f"{kind}, milliseconds of CPU time, 4 layers at {options.width:.3g} of the widths, 512 tokens"
         print(measure.table(title, ["", "not converted", "function", "block", "block / function"], rows))
     if options.json:
         measure.write_json(options.json, {"width": options.width, "seconds": found})

@@ -34,6 +34,7 @@ ROOMS = (
     "nashsolve.integrations.torch_moe.routers",
     "nashsolve.integrations.torch_moe.stability",
     "nashsolve.integrations.torch_moe.telemetry",
+    "nashsolve.integrations.transformers",
 )
 
 ANSWERS = (
@@ -125,7 +126,7 @@ def missing(offered: dict[str, Any], documented: list[Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def documented() -> list[Any]:
-    for package in ("torch", "pydantic", "safetensors"):
+    for package in ("torch", "pydantic", "safetensors", "transformers"):
         pytest.importorskip(package)
     names = [name for page in sorted((DOCS / "reference").glob("*.md")) for name in listed(page.read_text("utf-8"))]
     assert len(names) == len(set(names)), "a name is listed twice"
