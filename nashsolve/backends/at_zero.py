@@ -56,7 +56,7 @@ def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps)
     lost = ~(total >= noise * spread**2) | dead
     if bool(xp.any(lost)):
         a = xp.where(lost[..., None], _block(a, given, xp), a)
-    if problem.unit_vectors is not None and not bool(xp.all(lost)):
+    if problem.white is not None and not bool(xp.all(lost)):
         a = _refine(a, lost, problem, xp)
     if start is not None and (stopped == "max_iter" or stopped == "numerical" or bool(xp.any(lost))):
         return solve_at_zero(problem, None, steps)
@@ -116,7 +116,7 @@ def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array
     Where the vectors nearly cancel, the residual is computed with compensated products. The steps are judged by their
     size.
     """
-    rows, b, w = problem.unit_vectors, problem.unit_gram, problem.power
+    b, w = problem.unit_gram, problem.power
     eye = xp.eye(problem.n, dtype=xp.float64, device=device(b))
     h = a[..., :, None] * b * a[..., None, :] + w[..., None, :] * eye
     solver = spd_solver(xp.where(lost[..., None, None], eye, h), xp)
@@ -124,9 +124,9 @@ def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array
     opposed = ~lost & (xp.sum(a, axis=-1) > _LOSS * xp.sqrt(xp.sum(w, axis=-1)))
     opposed = opposed if bool(xp.any(opposed)) else None
     for _ in range(4):
-        residual = w - a * matvec(rows, matvec(xp.matrix_transpose(rows), a, xp), xp)
+        residual = w - a * problem.through_vectors(a)
         if opposed is not None:
-            residual = _sharper(residual, opposed, rows, a, w, xp)
+            residual = _sharper(residual, opposed, problem.unit_vectors, a, w, xp)
         if problem.mask is not None:
             residual = xp.where(problem.mask, residual, xp.zeros_like(residual))
         step = solver(residual)

@@ -8,6 +8,7 @@ Every bound here adds the rounding error of its own evaluation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from .problem import BargainingProblem
 _UNIT = EPS64 / 2
 _COLUMNS = 512
 _PLAYERS = 32
-"""Columns and players that a product sums at once, so that its rounding bound hardly grows with p and n."""
+"""Columns and players that a product sums at once at least, so that its rounding bound hardly grows with p and n."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +101,14 @@ def _products(problem: BargainingProblem, a: Array) -> tuple[Array, Array, Array
     rows, p = problem.white, problem.white.shape[-1]
     norms = problem.norms
     u, q = xp.zeros_like(a), xp.zeros_like(a[..., 0] if n else xp.sum(a, axis=-1))
-    for begin in range(0, p, _COLUMNS):
-        part = rows[..., begin : min(begin + _COLUMNS, p)]
+    columns = max(_COLUMNS, math.isqrt(p))  # where the length of a block and their number make the smallest sum
+    for begin in range(0, p, columns):
+        part = rows[..., begin : min(begin + columns, p)]
         y = _combine(part, a, n, xp)
         u = u + arrays.matvec(part, y, xp)
         q = q + xp.sum(y * y, axis=-1)
     length = xp.sqrt(q)
-    terms = (min(p, _COLUMNS) + -(-p // _COLUMNS) + 4) * _UNIT
+    terms = (min(p, columns) + -(-p // columns) + 4) * _UNIT
     players = (min(n, _PLAYERS) + -(-n // _PLAYERS) + 4) * _UNIT
     spread = players * xp.sum(xp.abs(a) * norms, axis=-1)
     return u, length, norms * (terms * length + spread)[..., None], terms + spread / length

@@ -23,6 +23,8 @@ from .validation import (
 )
 
 MAX_PLAYERS = 8192
+_SMALLEST = 2.0**-800
+"""Squared length of vectors from which their products neither vanish nor, by its inverse, overflow."""
 _SIDES = ("weights", "disagreement", "radius", "metric", "mask", "names")
 
 
@@ -158,13 +160,22 @@ class BargainingProblem:
         if self.mask is not None:
             weights = xp.ones(n, dtype=xp.float64, device=arrays.device(data)) if self.weights is None else self.weights
             self._set(weights=xp.where(self.mask, weights, xp.ones_like(weights)))
-        batch = self.batch_shape
-        flag(self, check_finite(data, main, xp), batch)
+        raw = None
+        if main == "vectors" and self.metric is None and self.mask is None:
+            raw = self._plain_product(data, xp)
+        if raw is None:
+            flag(self, check_finite(data, main, xp), self.batch_shape)
         if main == "vectors":
             self._set(white=whiten(self.vectors, self.metric, xp))
         elif self.metric is not None:
             raise InvalidProblem("metric needs vectors: a gram has already lost the space that it measures")
-        self._equilibrate(main, xp)
+        self._equilibrate(main, xp, raw)
+
+    def _plain_product(self, rows: Array, xp: Any) -> Array | None:
+        """The Gram of rows of ordinary size in one pass over them, which also shows that they are finite; else None."""
+        raw = xp.matmul(rows, xp.matrix_transpose(rows))
+        squares = xp.linalg.diagonal(raw)
+        return raw if bool(xp.all((squares > _SMALLEST) & (squares < 1 / _SMALLEST))) else None
 
     def _read_at_once(self) -> bool:
         """Check and equilibrate a plain Gram in NumPy by the kernel, where there is one and it finds nothing to say."""
@@ -246,9 +257,14 @@ class BargainingProblem:
             elif self.radius is None:
                 raise InvalidProblem("disagreement is not zero: give the radius of the ball as well")
 
-    def _equilibrate(self, main: str, xp: Any) -> None:
-        """Powers of two that bring every player to size about one: exact, so scaling changes no bit."""
-        if main == "vectors":
+    def _equilibrate(self, main: str, xp: Any, raw: Array | None) -> None:
+        """Powers of two that bring every player to size about one: exact, so scaling changes no bit.
+
+        raw : the Gram of the vectors where it is safe from overflow and underflow
+        """
+        if raw is not None:
+            norms = xp.sqrt(xp.linalg.diagonal(raw))
+        elif main == "vectors":
             rows: Any = self.white
             top = xp.max(xp.abs(rows), axis=-1) if rows.shape[-1] else xp.sum(rows, axis=-1)
             coarse = 1 / arrays.power_of_two_below(top, xp)
@@ -264,7 +280,9 @@ class BargainingProblem:
         if self.mask is not None:
             size = xp.where(self.mask, size, xp.ones_like(size))
         scale = 1 / arrays.power_of_two_below(size, xp)
-        if main == "vectors":
+        if raw is not None:
+            unit = (scale[..., :, None] * raw) * scale[..., None, :]
+        elif main == "vectors":
             rows = self.white * scale[..., None]
             unit = xp.matmul(rows, xp.matrix_transpose(rows))
         else:
@@ -358,6 +376,14 @@ class BargainingProblem:
         if self.invalid is not None:
             rows = self.xp.where(self.invalid[..., None, None], self.xp.zeros_like(rows), rows)
         return rows
+
+    def through_vectors(self, a: Array) -> Array:
+        """The equilibrated Gram times a (..., n), by way of the vectors, which are not copied."""
+        xp, rows = self.xp, self.white
+        if self.mask is not None or self.invalid is not None:
+            rows = self.unit_vectors
+            return arrays.matvec(rows, arrays.matvec(xp.matrix_transpose(rows), a, xp), xp)
+        return self.scale * arrays.matvec(rows, arrays.matvec(xp.matrix_transpose(rows), self.scale * a, xp), xp)
 
     @property
     def noise(self) -> float:

@@ -76,3 +76,14 @@ def _root(x: int) -> int:
 
 def _fraction_root(x: Fraction) -> Fraction:
     return Fraction(_root(x.numerator * 10**80 // x.denominator), 10**40)
+
+
+@pytest.mark.parametrize("columns", [300_000, 2_000])
+def test_tall_vectors_cost_a_few_passes(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy of the vectors is made, and the bound of many columns stays small."""
+    rows = np.random.default_rng(1).standard_normal((3, columns))
+    problem = ns.BargainingProblem(vectors=rows)
+    monkeypatch.setattr(type(problem), "unit_vectors", property(lambda _: pytest.fail("the vectors were copied")))
+    solution = ns.solve(problem)
+    assert problem.white is problem.vectors and solution.error_bound.max() < 1e-10
+    np.testing.assert_allclose(solution.alpha, ns.solve(rows @ rows.T).alpha, rtol=1e-12)
