@@ -72,7 +72,7 @@ floors: $(VENV)/.stamp-dev
 wheel: $(VENV)/.stamp-dev
 	rm -rf dist
 	NASHSOLVE_KERNEL=require $(PY) -m build --outdir dist .
-	if [ "$$(uname)" = Linux ]; then PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel -q repair -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; fi
+	if [ "$$(uname)" = Linux ]; then PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; fi
 	$(ONE_THREAD) $(PY) tools/check_wheel.py dist
 
 lower-bounds: $(VENV)/.stamp-dev
