@@ -206,15 +206,14 @@ def cost(model: Model, layout: Layout, machine: Machine, solve: float, every: in
     between = model.links * 2 * whole / shards * (layout.copies - 1) / layout.copies
     reduced = solves * 2 * 8 * (model.experts**2 + 10)
     counts = counts_of(model, layout, every)
-    small = solves * machine.latency(gpus)
-    others = sum(counts.values()) - counts["all_reduce"]
+    within = sum(counts.values()) - counts["all_reduce"]
     far = machine.outside if gpus > machine.node else machine.inside
     parts = {
         "Gram": gram,
         "combination": combined,
         "adjoint": model.links * model.experts * model.size * 3 * FLOAT / shards / machine.memory,
         "solves": solves * solve,
-        "waiting": small + others * machine.latency(shards),
+        "waiting": counts["all_reduce"] * machine.latency(gpus) + within * machine.latency(shards),
         "moving": moved / machine.speed(shards) + (between + reduced) / far,
     }
     own = whole if cut else whole / shards
@@ -270,7 +269,7 @@ def rows_of(model: Model, kind: str, machine: Machine, host: float) -> list[list
         c = cost(model, layout, machine, solve)
         on_host = cost(model, layout, machine, host).seconds
         step = step_seconds(model, machine)
-        figures = [1e3 * seconds for seconds in c.parts.values()]
+        figures = [1e3 * sum(c.parts[part] for part in group) for group in GROUPS.values()]
         share, host_share = 100 * c.seconds / step, 100 * on_host / step
         found.append(
             [
@@ -290,6 +289,8 @@ def rows_of(model: Model, kind: str, machine: Machine, host: float) -> list[list
     return found
 
 
+GROUPS = {"passes": ("Gram", "combination", "adjoint"), "solve": ("solves",), "wait": ("waiting",), "move": ("moving",)}
+"""Column -> parts of the time."""
 HEADER = [
     "GPUs",
     "shards x copies",
@@ -297,12 +298,7 @@ HEADER = [
     "GB sent",
     "% of FSDP's",
     "collectives",
-    "Gram",
-    "combine",
-    "adjoint",
-    "solve",
-    "wait",
-    "move",
+    *GROUPS,
     "ms",
     "% of step",
     "host solves",

@@ -17,8 +17,8 @@ from tests.torch_moe.distributed.faulty import PLAIN, make, outcome
 from tests.torch_moe.distributed.work import draw, own_loss, placed, whole
 
 
-def counted(rank: int, mesh_shape: tuple[int, ...], placements: list[Any], settings: dict[str, Any]) -> dict[str, int]:
-    """Collectives of one forward and backward pass."""
+def counted(rank: int, mesh_shape: tuple[int, ...], placements: list[Any], settings: dict[str, Any]) -> Any:
+    """Collectives of one forward and backward pass, and bytes sent."""
     mesh = init_device_mesh("cpu", mesh_shape)
     experts, base = draw(8)
     members = [PlainMember({k: placed(t, mesh, placements) for k, t in layer.items()}) for layer in experts]
@@ -26,7 +26,7 @@ def counted(rank: int, mesh_shape: tuple[int, ...], placements: list[Any], setti
     chain = ShardedChain(members, PLAIN, DistributedConfig(timeout=20.0, **settings))
     chain.team.traffic.clear()
     own_loss([{k: t.double() for k, t in b.items()} for b in list(chain.bases())[1:]], rank).backward()
-    found = dict(chain.team.traffic.calls)
+    found = dict(chain.team.traffic.calls), dict(chain.team.traffic.bytes)
     chain.close()
     return found
 

@@ -37,20 +37,31 @@ SHAPE = scaling.Model((4,), 8, 45, 1440.0, 1440.0, 6, (2 / 3, 1 / 3))
 def test_collectives_are_as_many_as_on_paper(two: Ranks, placement: Any, kind: str, settings: dict[str, Any]) -> None:
     """The counts of docs/moe/scaling.md, from the function that prints them."""
     layout = scaling.Layout(kind, 2, 1 if placement == Replicate() else 2)
-    for calls in two.run(odds.counted, (2,), [placement], settings):
+    for calls, _ in two.run(odds.counted, (2,), [placement], settings):
         assert calls == scaling.counts_of(SHAPE, layout)
 
 
 @pytest.mark.parametrize("shard", [Shard(1), Shard(0)], ids=["columns", "experts"])
 def test_collectives_of_replicas_are_as_many_as_on_paper(four: Ranks, shard: Any) -> None:
     layout = scaling.Layout("columns" if shard == Shard(1) else "experts", 4, 2)
-    for calls in four.run(odds.counted, (2, 2), [Replicate(), shard], {}):
+    for calls, _ in four.run(odds.counted, (2, 2), [Replicate(), shard], {}):
         assert calls == scaling.counts_of(SHAPE, layout)
 
 
 def test_one_gram_for_all_layers_is_one_collective(two: Ranks) -> None:
-    for calls in two.run(odds.counted, (2,), [Shard(1)], {"grams": "joint"}):
+    for calls, _ in two.run(odds.counted, (2,), [Shard(1)], {"grams": "joint"}):
         assert calls["all_reduce"] == 1
+
+
+def test_experts_are_never_gathered(two: Ranks) -> None:
+    """Where whole experts lie apart each is sent once, to the ranks' columns; gathers and sums are of one expert."""
+    one_expert, links = 45 * 8, 3
+    for calls, sent in two.run(odds.counted, (2,), [Shard(0)], {}):
+        assert sent["all_to_all"] == links * 4 * one_expert
+        assert sent["all_gather"] <= calls["all_gather"] * (one_expert + 2 * 15 * 8)
+        assert sent["all_reduce"] <= links * (one_expert + (64 + 10) * 8)
+    for _, sent in two.run(odds.counted, (2,), [Shard(1)], {}):
+        assert "all_to_all" not in sent and sent["all_reduce"] == links * (64 + 10) * 8
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,10 @@ def train_with(rank: int, how: str) -> dict[str, Any]:
     wrapped, chains = wrap(model, "fsdp columns", init_device_mesh("cpu", (2,)))
     optimizer = optimizer_of(model)
     called = torch.compile(wrapped, backend="eager") if how == "compile" else wrapped
-    micro = 2 if how == "accumulation" else 1
+    micro = 2 if "accumulation" in how else 1
     for step in range(2):
         for k in range(micro):
-            one_backward(called, chains, ids(step, rank, k), micro, k == micro - 1)
+            one_backward(called, chains, ids(step, rank, k), micro, k == micro - 1 or how.endswith("no_sync"))
         optimizer.step()
         optimizer.zero_grad()
     parameters = {name: whole(p) for name, p in model.named_parameters()}

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nashsolve.core.errors import InvalidProblem
+
 from ..bargain import Agreement
 from ..chain import BaseExpertChain, _Run
 from ..chain_config import BargainConfig, ChainConfig
@@ -91,6 +93,7 @@ class ShardedChain(BaseExpertChain):
         self._now: Step | None = None
         self._whole: dict[int, Expert] = {}
         self._wrapped: list[Any] = []
+        self._hooks: list[Any] = []
         products = config.bargain.products if isinstance(config.bargain, BargainConfig) else "float32"
         self._summed = SummedGram(layout, products, settings.exchange_bytes)
         self._joint: dict[str, DomainGram] = {}
@@ -160,7 +163,7 @@ class ShardedChain(BaseExpertChain):
         from torch.distributed.fsdp import FSDPModule
 
         self._wrapped = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        model.register_forward_pre_hook(lambda *_: self.refresh(), prepend=True)
+        self._hooks.append(model.register_forward_pre_hook(lambda *_: self.refresh(), prepend=True))
 
     def invalidate(self) -> None:
         """Forget everything: the next call computes the chain anew, on every rank that forgets."""
@@ -170,12 +173,20 @@ class ShardedChain(BaseExpertChain):
         self._now, self._whole = None, {}
 
     def close(self) -> None:
-        """Leave the chain's process groups."""
+        """Leave the chain's process groups and the models that it is attached to."""
+        for hook in self._hooks:
+            hook.remove()
         self.team.close()
 
     def check(self) -> None:
         """Raise RanksDisagree unless all ranks have the same coefficients, to the last bit; one small collective."""
         self.team.check_same({"coefficients": self._coefficients().hex()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise InvalidProblem(
+            f"{self.name} belongs to process groups and cannot be copied or pickled: copy the model before "
+            "shard_chains, or save its state_dict"
+        )
 
     def _known(self) -> bool:
         return self._now is not None and self._now.state == [*self.layout.state(), *self.own.state()]

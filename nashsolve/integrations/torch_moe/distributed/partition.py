@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
 
 from nashsolve.core.errors import InvalidProblem
 
-from .parts import Box
+from .parts import Box, Columns
 
 
 @dataclass(frozen=True)
@@ -16,24 +21,41 @@ class SlotShare:
     """One slot as the ranks of one replica share it.
 
     boxes : place among the replica's ranks -> what that rank holds
-    peers : places of the ranks that hold the same columns of other experts, in the order of the experts; one place
-        where shards do not cut the expert axis; empty for a rank that holds nothing
+    place : of this rank
     """
 
     boxes: tuple[Box, ...]
-    peers: tuple[int, ...]
+    place: int
+
+    @cached_property
+    def by_columns(self) -> dict[Columns, tuple[int, ...]]:
+        """Columns -> places of the ranks that hold them, in the order of their experts."""
+        found: dict[Columns, list[int]] = defaultdict(list)
+        for k in sorted(range(len(self.boxes)), key=lambda k: self.boxes[k].rows):
+            if self.boxes[k].numel:
+                found[self.boxes[k].columns].append(k)
+        return {columns: tuple(places) for columns, places in found.items()}
 
     @property
     def all_peers(self) -> list[tuple[int, ...]]:
-        """The same for every rank that holds anything."""
-        held = [k for k, box in enumerate(self.boxes) if box.numel]
-        return sorted({columns_of(self.boxes, k) for k in held})
+        """Places with the same columns, for all columns."""
+        return sorted(self.by_columns.values())
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """Places with the columns of this rank, in the order of the experts: one where shards do not cut the expert
+        axis, none for a rank that holds nothing."""
+        return self.peers_of(self.place)
+
+    def peers_of(self, place: int) -> tuple[int, ...]:
+        """The same for another rank."""
+        return self.by_columns.get(self.boxes[place].columns, ()) if self.boxes[place].numel else ()
 
     def piece(self, place: int) -> tuple[int, int]:
         """First axis [start, stop), within its columns, of what a rank keeps of a base expert."""
         box = self.boxes[place]
-        same = columns_of(self.boxes, place)
-        if place not in same:  # all of no columns, or no columns without experts
+        same = self.peers_of(place)
+        if not same:  # all of no columns, or no columns without experts
             return (0, 0 if box.rows[0] == box.rows[1] else first(box.size))
         return cut(first(box.size), same.index(place), len(same))
 
@@ -79,13 +101,6 @@ def cut(length: int, k: int, parts: int) -> tuple[int, int]:
     return length * k // parts, length * (k + 1) // parts
 
 
-def columns_of(boxes: Sequence[Box], place: int) -> tuple[int, ...]:
-    """Places that hold the same columns as one of them, in the order of their experts."""
-    mine = boxes[place]
-    same = [k for k, box in enumerate(boxes) if box.numel and (box.offset, box.size) == (mine.offset, mine.size)]
-    return tuple(sorted(same, key=lambda k: boxes[k].rows))
-
-
 def make_partition(
     table: Sequence[Mapping[str, Box]], rank: int, whole: Mapping[str, tuple[int, tuple[int, ...]]]
 ) -> Partition:
@@ -111,10 +126,8 @@ def make_partition(
     place = replicas[copy].index(rank)
     slots = {}
     for name, (n, shape) in whole.items():
-        for replica in replicas:
-            _check_complete(name, [table[r][name] for r in replica], n, shape)
-        boxes = tuple(table[r][name] for r in replicas[copy])
-        slots[name] = SlotShare(boxes, columns_of(boxes, place) if boxes[place].numel else ())
+        slots[name] = SlotShare(tuple(table[r][name] for r in replicas[copy]), place)
+        _check_complete(name, slots[name], n, shape)
     return Partition(replicas, copy, place, slots)
 
 
@@ -143,25 +156,31 @@ def _replicas(table: Sequence[Mapping[str, Box]]) -> tuple[tuple[int, ...], ...]
     return tuple(tuple(ranks[k] for ranks in ordered) + tuple(idle[k * share : (k + 1) * share]) for k in range(count))
 
 
-def _check_complete(name: str, boxes: Sequence[Box], n: int, shape: tuple[int, ...]) -> None:
-    """Every entry of every expert is held exactly once."""
-    held = [box for box in boxes if box.numel]
-    total = sum(box.numel for box in held)
-    wanted = n
-    for length in shape:
-        wanted *= length
-    if total != wanted or any(_overlap(a, b) for k, a in enumerate(held) for b in held[:k]):
+def _check_complete(name: str, share: SlotShare, n: int, shape: tuple[int, ...]) -> None:
+    """Every entry of every expert is held exactly once by this replica; the others hold the same."""
+    if not _tiles(list(share.by_columns), shape):
+        total = sum(box.numel for box in share.boxes)
         raise InvalidProblem(
-            f"the ranks' shards of slot {name!r} hold {total} entries of {wanted}, or overlap; they must be the parts "
-            f"of {n} experts of shape {shape}"
+            f"the ranks' shards of slot {name!r} hold {total} entries of {n * math.prod(shape)}, or overlap; they must "
+            f"be the parts of {n} experts of shape {shape}"
         )
-    for k, box in enumerate(held):
-        peers = [held[j] for j in columns_of(held, k)]
-        if sum(p.rows[1] - p.rows[0] for p in peers) != n:
-            raise InvalidProblem(f"the ranks' shards of slot {name!r} cut different experts differently: {box}")
+    for columns, places in share.by_columns.items():
+        rows = [share.boxes[k].rows for k in places]
+        if rows[0][0] != 0 or rows[-1][1] != n or any(a[1] != b[0] for a, b in pairwise(rows)):
+            raise InvalidProblem(f"experts are missing or held twice in slot {name!r}, {columns}: ranks hold {rows}")
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    spans = [(a.rows, b.rows)]
-    spans += [((p, p + m), (q, q + n)) for p, m, q, n in zip(a.offset, a.size, b.offset, b.size, strict=True)]
-    return all(max(x[0], y[0]) < min(x[1], y[1]) for x, y in spans)
+def _tiles(boxes: Sequence[Columns], shape: tuple[int, ...]) -> bool:
+    """Whether boxes cover a tensor, each entry once: counted on the grid of all their edges."""
+    edges = []
+    for k, length in enumerate(shape):
+        starts = {offset[k] for offset, _ in boxes}
+        stops = {offset[k] + size[k] for offset, size in boxes}
+        edges.append(sorted({0, length} | starts | stops))
+    if any(e[0] < 0 or e[-1] > length for e, length in zip(edges, shape, strict=True)):
+        return False
+    at = [{edge: k for k, edge in enumerate(e)} for e in edges]
+    count = np.zeros([len(e) - 1 for e in edges], dtype=np.int64)
+    for offset, size in boxes:
+        count[tuple(slice(a[o], a[o + s]) for a, o, s in zip(at, offset, size, strict=True))] += 1
+    return bool((count == 1).all())

@@ -27,12 +27,21 @@ class Part:
     of: int
 
 
+Columns = tuple[tuple[int, ...], tuple[int, ...]]
+"""Offset and size along the axes of one expert."""
+
+
 class Box(NamedTuple):
     """Which experts, and which part of each: rows [start, stop), offset and size along the axes of one expert."""
 
     rows: tuple[int, int]
     offset: tuple[int, ...]
     size: tuple[int, ...]
+
+    @property
+    def columns(self) -> Columns:
+        """Where in one expert."""
+        return self.offset, self.size
 
     @property
     def numel(self) -> int:

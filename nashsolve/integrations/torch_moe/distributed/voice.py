@@ -28,10 +28,14 @@ class Voice:
     def failed(self, error: BaseException, epoch: int) -> None:
         """This rank takes no part in the work of that epoch, or goes no further in it."""
         self._say(f"failed {epoch} {type(error).__name__}: {error}")
+        self._set("any", "failed")
 
     def find_failed(self) -> dict[int, str]:
-        """Rank -> error, of those that failed in this epoch or before it came."""
-        return self._heard("failed")
+        """Rank -> error, of those that failed in this epoch or before it came; one look where nobody ever did."""
+        with suppress(RuntimeError):
+            if self._store.check([f"{self._name}/any"]):
+                return self._heard("failed")
+        return {}
 
     def find_silent(self, timeout: float) -> tuple[dict[int, str], tuple[int, ...]]:
         """After a failure: ranks that say why they failed, else those that say nothing within a moment."""
@@ -46,8 +50,11 @@ class Voice:
             time.sleep(0.05)
 
     def _say(self, text: str) -> None:
+        self._set(str(self._rank), text)
+
+    def _set(self, key: str, text: str) -> None:
         with suppress(RuntimeError):  # the store may be gone with its host
-            self._store.set(f"{self._name}/{self._rank}", text)
+            self._store.set(f"{self._name}/{key}", text)
 
     def _heard(self, kind: str) -> dict[int, str]:
         found = {}
