@@ -30,6 +30,7 @@ ROOMS = (
     "nashsolve.integrations.torchjd",
     "nashsolve.integrations.torch_moe",
     "nashsolve.integrations.torch_moe.balance",
+    "nashsolve.integrations.torch_moe.distributed",
     "nashsolve.integrations.torch_moe.pictures",
     "nashsolve.integrations.torch_moe.routers",
     "nashsolve.integrations.torch_moe.stability",
