@@ -97,6 +97,20 @@ def test_folders_without_merging_and_of_other_releases_are_refused(tmp_path: Pat
         from_pretrained(tmp_path)
 
 
+def test_weights_loaded_without_their_merging_are_not_taken_for_the_whole(tmp_path: Path) -> None:
+    model, given = converted("mixtral"), inputs("mixtral")
+    model.save_pretrained(tmp_path, save_original_format=False)
+    model.load_state_dict(safetensors.load_file(tmp_path / "model.safetensors"), strict=False)  # as a Trainer does
+    with pytest.warns(UserWarning, match="its merging was not among them"):
+        model(**given)
+    model(**given)
+    model.load_state_dict(safetensors.load_file(tmp_path / "model.safetensors"), strict=False)
+    load_merging(model, tmp_path)
+    model(**given)
+    model.load_state_dict(model.state_dict())
+    model(**given)
+
+
 def test_pushing_would_leave_merging_behind(tmp_path: Path) -> None:
     with pytest.raises(InvalidProblem, match="push_to_hub"):
         converted("mixtral").save_pretrained(tmp_path, push_to_hub=True)

@@ -32,6 +32,11 @@ class ModelExperts:
         ]
         if unusual or not (getattr(module, "has_gate", True) and getattr(module, "is_concatenated", True)):
             raise InvalidProblem(f"experts of {type(module).__name__} are stored in a layout that is not supported")
+        if getattr(module, "_is_expert_parallel", False):
+            raise InvalidProblem(
+                "the experts are split over ranks: transformers' expert parallelism sees only a part of them on each; "
+                "see nashsolve.integrations.torch_moe.distributed"
+            )
         view = self.expert_view()
         self.n_experts = view.n
         self.d_model, self.d_hidden = view.shapes["down_proj"]

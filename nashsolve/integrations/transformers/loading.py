@@ -91,6 +91,7 @@ def fill(merging: Merging, folder: str | Path) -> None:
         odd = sorted(set(wanted.items()) ^ set(given.items()))
         raise InvalidProblem(f"{TENSORS} in {folder} does not fit the model: {odd[0][0]!r} differs")
     merging.load_state_dict(tensors)
+    merging.mark(behind=False)
     for layer in merging.members:
         if layer.base is not None:
             layer.base.ready = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,9 +37,18 @@ class Bases:
         self.chains: list[tuple[BaseExpertChain, list[int]]] = []
         self.held: dict[int, Expert] | None = None
         self.wanted = True
+        self.behind = False
 
     def __call__(self) -> dict[int, Expert]:
         """Layer -> base expert: held ones, or those of the parameters as they are now."""
+        if self.behind:
+            self.behind = False
+            warnings.warn(
+                "weights were loaded into this model, but its merging was not among them: call load_merging(model, "
+                "folder), or train with MergingCallback",
+                UserWarning,
+                stacklevel=2,
+            )
         if self.held is not None:
             return self.held
         return self.compute() if self.wanted else {}
@@ -154,6 +164,11 @@ class Merging(nn.Module):
         finally:
             for bases in self._bases.values():
                 bases.held = None
+
+    def mark(self, behind: bool) -> None:
+        """Remember whether weights were loaded without their merging; the next call of the model warns."""
+        for bases in self._bases.values():
+            bases.behind = behind
 
     def report(self) -> list[dict[str, Any]]:
         """Records of all chains as last computed, each with the name of its chain."""

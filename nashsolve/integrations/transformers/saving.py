@@ -28,7 +28,13 @@ def save_beside(model: Any, merging: Merging) -> list[Callable[[], object]]:
     model._keys_to_ignore_on_save = {*(before or ()), *(f"{NAME}.{key}" for key in merging.state_dict())}
     model.save_pretrained = types.MethodType(_save_pretrained, model)
 
-    return [partial(_unsave, model, before)]
+    handle = model.register_load_state_dict_post_hook(_note)
+    return [partial(_unsave, model, before), handle.remove]
+
+
+def _note(model: Any, keys: Any) -> None:
+    """Weights were loaded, perhaps by a Trainer: was merging among them?"""
+    merging_of(model).mark(any(key.startswith(f"{NAME}.") for key in keys.missing_keys))
 
 
 def _unsave(model: Any, before: Any) -> None:
