@@ -155,10 +155,9 @@ def _proof(
     n = problem.n
     gains = utilities - _disagreement(problem)
     nan = np.float64(np.nan)
-    with np.errstate(all="ignore"):
-        product = (problem.power * np.log(gains)).sum() if float(gains.min()) > 0 else -np.inf
-        size = abs(utilities) + abs(_disagreement(problem))
-        lower = (gains / np.where(size > 0, size, 1.0)).min()
+    product = (problem.power * np.log(gains)).sum() if float(gains.min()) > 0 else -np.inf
+    size = abs(utilities) + abs(_disagreement(problem))
+    lower = (gains / np.where(size > 0, size, 1.0)).min()
     multipliers = np.asarray(multipliers, dtype=float)
     total = multipliers.sum()
     values: dict[str, Any] = dict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -132,22 +133,23 @@ class SmoothOracle:
         d = self.domain
         if self.matrix is None or d.radius is None or len(d.equal) or self.options.get("time_limit") is not None:
             return False
-        return self.n + len(d.matrix) <= _FEW and not (np.isfinite(d.lower).any() or np.isfinite(d.upper).any())
+        return self.n + len(d.matrix) <= _FEW and d.unbounded
 
     def _in_gram(self, weights: Any, disagreement: Any) -> Proposal | None:
         """The method of gram_interior; None where the general one must decide."""
         d = self.domain
         radius = float(d.radius or 1.0)
-        rows = np.vstack([self.matrix, -d.matrix])
+        rows = np.concatenate([self.matrix, -d.matrix])
         b = np.concatenate([disagreement - self.offset, -d.limit])
         limit = self.options.get("max_iter")
         eta, steps, stopped = solve_in_ball(radius**2 * (rows @ rows.T), b, weights, 60 if limit is None else limit)
         if stopped == "numerical":
             return None
         pull = eta @ rows
-        length = float(np.linalg.norm(pull))
+        length = math.sqrt(pull @ pull)
         x = pull * (radius / length)
-        duals = Duals(eta[self.n :], np.zeros(0), np.zeros(d.size), np.zeros(d.size), length / radius)
+        nothing = np.zeros(d.size)
+        duals = Duals(eta[self.n :], nothing[:0], nothing, nothing, length / radius)
         u = self.matrix @ x + self.offset
         return Proposal(u, x, eta[: self.n], steps, "gram_interior", stopped, {"duals": duals})
 
