@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nashsolve.core.errors import MissingExtra
+
 from ..checkpoints.disk import publish
 from . import lines
 from .claiming import claimed
@@ -147,7 +149,9 @@ class Book:
 
     def _writer(self, key: str) -> Any:
         if key not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise MissingExtra("tensorboard", "experiments") from None
             self._writers[key] = SummaryWriter(str(self.folder / "tensorboard" / key))
         return self._writers[key]

@@ -140,7 +140,11 @@ def reduced(settings: Settings) -> Settings:
     """Two steps of two seeds of a tiny T5."""
     sizes = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 260}
     how = settings.optimisation.changed(steps=2, log_every=1, save_every=1).model_dump()
-    chosen = {"systems": [settings.systems[0], settings.systems[-1]], "tasks": settings.tasks[:1]}
+    chosen: dict[str, Any] = {
+        "systems": [settings.systems[0], settings.systems[-1]],
+        "chains": dict(list(settings.chains.items())[:1]),
+        "tasks": settings.tasks[:1],
+    }
     return settings.changed(sizes=sizes, experts=4, length=24, batch=2, seeds=2, optimisation=how, **chosen)
 
 

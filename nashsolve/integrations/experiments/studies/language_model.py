@@ -106,7 +106,7 @@ def train_systems(settings: Settings, book: Book) -> None:
             return nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
         told = train(book, key, model, loss_of, settings.optimisation, int(seed), chains)
-        numbers = {}
+        numbers: dict[str, float] = {}
         for part in PARTS[1:]:
             rows = spread(library_bytes(part), settings.windows, settings.length)
             numbers[f"{part}_bits"] = bits_per_byte(model, rows, book.device)
