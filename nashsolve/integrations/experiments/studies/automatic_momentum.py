@@ -112,11 +112,9 @@ def tables(records: Records) -> list[Table]:
     found = []
     for gamma in sorted({r["gamma"] for r in records}):
         own = [r for r in records if r["gamma"] == gamma]
-        metrics = [
-            Metric("bits", "held-out bits per byte", "lower", 4),
-            Metric("radius", "spectral radius", "lower", 3),
-        ]
-        found.append(comparison(own, metrics, reference(gamma), f"NAMEx-Full with gamma = {gamma:g}."))
+        radii = {r["momentum"]: f"{r['momentum']} {r['radius']:.3f}" for r in own}
+        caption = f"NAMEx-Full with gamma = {gamma:g}; spectral radii: {', '.join(radii.values())}."
+        found.append(comparison(own, [Metric("bits", "held-out bits per byte", "lower", 4)], reference(gamma), caption))
     return found
 
 
@@ -132,9 +130,11 @@ def pictures(records: Records, curves: Mapping[str, Any]) -> dict[str, Any]:
         shown = {name: line for name, line in lines.items() if name.endswith(f", gamma {gamma:g}")}
         for color, (name, (steps, values)) in zip(OKABE_ITO, shown.items(), strict=False):
             ax.plot(steps, values, color=color, linewidth=1.8, label=name.partition(",")[0])
-        ax.set(xlabel="training step", ylabel="mean move of the base expert", yscale="log", title=f"gamma = {gamma:g}")
+        ax.set(
+            xlabel="training step", ylabel="mean move of the base expert", ylim=(0, None), title=f"gamma = {gamma:g}"
+        )
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, title="momentum")
+    axes[0].legend(frameon=False, title="momentum", loc="lower right", ncols=2)
     return {"moves": axes[0]}
 
 
@@ -175,11 +175,12 @@ def _moves_claim(records: Records) -> Claim:
     for r in records:
         factors[r["system"]].append(r["last_move"] / r["first_move"])
     told = "; ".join(f"{name}: x{np.mean(values):.2f}" for name, values in factors.items())
-    shrink = all(max(values) < 1 for values in factors.values())
+    shrinking = sum(value < 1 for values in factors.values() for value in values)
     return Claim(
         text="The moves of the base expert shrink over training.",
         paper="figure 5",
         measured=f"mean move at the end over the one at the start: {told}",
-        verdict="reproduced" if shrink else "not reproduced",
-        reason="in every variant and seed" if shrink else "not in every variant and seed",
+        verdict="reproduced" if shrinking == len(records) else "not reproduced",
+        reason=f"they shrink in {shrinking} of {len(records)} trainings from scratch; figure 5 fine-tunes an upcycled "
+        "model, and gives neither scale nor gamma",
     )
