@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -93,6 +94,21 @@ def pending(rank: int) -> tuple[str, bool]:
     with torch.no_grad():
         same = chain.bases()[1]["down_proj"] is chain.bases()[1]["down_proj"]
     return text, same
+
+
+def in_other_modes(rank: int) -> list[Any]:
+    """Coefficients under autocast and in inference mode, whose base experts train afterwards; copies are refused."""
+    found = []
+    for mode in (torch.no_grad(), torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        chain, layers = make(dtype=torch.float32)
+        with mode:
+            chain.bases()
+        found.append([record["coefficients"] for record in chain.report()])
+        own_loss([{k: t.double() for k, t in b.items()} for b in list(chain.bases())[1:]], rank).backward()
+        assert chain.solved == 1 and all(t.grad is not None for t in layers[0].values())
+        found.append(outcome(lambda chain=chain: copy.deepcopy(chain))["text"])
+        chain.close()
+    return found
 
 
 def explicit(rank: int) -> bool:

@@ -104,6 +104,12 @@ def test_a_step_must_not_lose_gradients(two: Ranks) -> None:
         assert "call backward() of the chain before optimizer.step()" in text and same
 
 
+def test_modes_change_nothing_and_copies_are_refused(two: Ranks) -> None:
+    for rank in two.run(odds.in_other_modes):
+        assert rank[0] == rank[2] == rank[4]
+        assert all("copy the model before shard_chains" in text for text in rank[1::2])
+
+
 def test_explicit_backward(two: Ranks) -> None:
     assert two.run(odds.explicit) == [True, True]
 

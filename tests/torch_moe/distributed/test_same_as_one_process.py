@@ -43,12 +43,13 @@ def check(ranks: Ranks, n: int, config: ChainConfig, shape: tuple[int, ...], pla
     return found
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("placement", [Shard(1), Shard(0), Replicate()], ids=["columns", "experts", "replicas"])
-def test_settings(two: Ranks, config: str, placement: Any) -> None:
-    if config == "alpha" and placement == Shard(0):
-        pytest.skip("refused; see test_refusals")
-    check(two, 5, CONFIGS[config], (2,), [placement])
+PLACEMENTS = {"columns": Shard(1), "experts": Shard(0), "replicas": Replicate()}
+BOTH = [(config, name) for config in CONFIGS for name in PLACEMENTS if (config, name) != ("alpha", "experts")]
+
+
+@pytest.mark.parametrize(("config", "placement"), BOTH)
+def test_settings(two: Ranks, config: str, placement: str) -> None:
+    check(two, 5, CONFIGS[config], (2,), [PLACEMENTS[placement]])
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ class ShardedChain(BaseExpertChain):
         self._whole: dict[int, Expert] = {}
         self._wrapped: list[Any] = []
         self._hooks: list[Any] = []
+        self._settled = False
         products = config.bargain.products if isinstance(config.bargain, BargainConfig) else "float32"
         self._summed = SummedGram(layout, products, settings.exchange_bytes)
         self._joint: dict[str, DomainGram] = {}
@@ -129,6 +130,8 @@ class ShardedChain(BaseExpertChain):
     @torch.compiler.disable
     def refresh(self) -> None:
         """Compute the chain if a parameter has changed since; call it before the forward pass, as `attach` does."""
+        if self._settled:
+            return
         if not (self.layout.look() and self.own.look()) and not self._known():
             for module in self._wrapped:
                 module.reshard()
@@ -137,7 +140,8 @@ class ShardedChain(BaseExpertChain):
             return
         if self._now is not None:
             self._backward.check_none_pending()
-        with self.team.work(), torch.inference_mode(False), torch.no_grad():
+        plain = torch.autocast(self.layout.device.type, enabled=False)
+        with self.team.work(), torch.inference_mode(False), torch.no_grad(), plain:
             self._run, self._whole, self._joint = _Run(), {}, {}
             self._now = None
             self._now = self._find()
@@ -163,7 +167,8 @@ class ShardedChain(BaseExpertChain):
         from torch.distributed.fsdp import FSDPModule
 
         self._wrapped = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        self._hooks.append(model.register_forward_pre_hook(lambda *_: self.refresh(), prepend=True))
+        self._hooks.append(model.register_forward_pre_hook(self._before, prepend=True))
+        self._hooks.append(model.register_forward_hook(self._after, always_call=True))
 
     def invalidate(self) -> None:
         """Forget everything: the next call computes the chain anew, on every rank that forgets."""
@@ -181,6 +186,15 @@ class ShardedChain(BaseExpertChain):
     def check(self) -> None:
         """Raise RanksDisagree unless all ranks have the same coefficients, to the last bit; one small collective."""
         self.team.check_same({"coefficients": self._coefficients().hex()})
+
+    def _before(self, *_: Any) -> None:
+        """Nothing changes within a forward pass, so that layers need not look again."""
+        self._settled = False
+        self.refresh()
+        self._settled = True
+
+    def _after(self, *_: Any) -> None:
+        self._settled = False
 
     def __getstate__(self) -> dict[str, Any]:
         raise InvalidProblem(
