@@ -102,6 +102,13 @@ def test_another_run_is_not_continued(small_recipe: Recipe, tmp_path: Path) -> N
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_seeds_may_be_added(whole: dict[str, Any], small_recipe: Recipe, tmp_path: Path) -> None:
+    assert run(small_recipe, tmp_path, jobs=1, show=False, changes={"seeds": 1}).units == 3
+    assert run(small_recipe, tmp_path, jobs=1, show=False).units == 5
+    found = numbers(tmp_path)
+    assert found == whole
+
+
 def test_units_are_given_out_once(tmp_path: Path) -> None:
     one, other = Book(tmp_path), Book(tmp_path)
     mine = one.todo(["a/0", "a/1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -71,6 +72,7 @@ class Book:
             "cpu_seconds": round(time.process_time() - cpu, 3),
         }
         lines.append(self.folder / RECORDS, {"key": key, **numbers, **({} if "seconds" in numbers else seconds)})
+        shutil.rmtree(self._work(key), ignore_errors=True)
 
     def records(self) -> list[dict[str, Any]]:
         """Every result so far, in the order in which they came."""
@@ -108,8 +110,8 @@ class Book:
         (folder / str(os.getpid())).write_text(json.dumps({"key": key, "share": done / max(total, 1)}))
 
     def work(self, key: str) -> Path:
-        """A folder for what a unit needs to resume; removed when the whole run is finished."""
-        path = self.folder / _WORK / key.replace("/", "--")
+        """A folder for what a unit needs to resume; removed when its result is recorded."""
+        path = self._work(key)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -139,6 +141,9 @@ class Book:
         """Units without a record."""
         done = {record.get("key") for record in self.records()}
         return [key for key in self.units() if key not in done]
+
+    def _work(self, key: str) -> Path:
+        return self.folder / _WORK / key.replace("/", "--")
 
     def _announce(self, keys: list[str]) -> None:
         with claimed(self.folder / _LOCKS, "units", wait=True):

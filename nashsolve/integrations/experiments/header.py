@@ -12,6 +12,7 @@ from nashsolve.core.errors import InvalidProblem, NashSolveError
 
 from ..checkpoints.disk import publish
 from ..torch_moe.strict import Strict
+from .book import UNITS
 from .lines import plain
 from .recipe import Recipe
 
@@ -25,14 +26,14 @@ class ExperimentFailed(NashSolveError):
 
 
 def open_run(folder: Path, recipe: Recipe, settings: Strict, device: str) -> dict[str, Any]:
-    """Begin a folder, or check that it was begun with the same settings.
+    """Begin a folder, or check that it was begun with the same settings; only the number of seeds may change.
 
     Raises
     ------
     InvalidProblem
         Where the folder holds another run: results of different settings must not mix.
     """
-    wanted = {
+    wanted: dict[str, Any] = {
         "recipe": recipe.name,
         "study": recipe.study,
         "device": device.partition(":")[0],
@@ -41,6 +42,11 @@ def open_run(folder: Path, recipe: Recipe, settings: Strict, device: str) -> dic
     path = folder / HEADER
     if path.exists():
         found = read_header(folder)
+        if "seeds" in wanted["settings"] and found["settings"].get("seeds") != wanted["settings"]["seeds"]:
+            # Units are announced anew: with fewer seeds some are no longer asked for, with more some are left.
+            found["settings"]["seeds"] = wanted["settings"]["seeds"]
+            (folder / UNITS).unlink(missing_ok=True)
+            save_header(folder, found)
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise InvalidProblem(

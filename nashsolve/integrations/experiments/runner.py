@@ -100,7 +100,7 @@ def run(
     seconds = time.perf_counter() - begun
     left = book.left()
     found = [] if left else close(book, recipe, settings)
-    if rank == 0:
+    if rank == 0 or not left:
         header = read_header(folder)
         header |= {"jobs": max(many, world), "wall_seconds": round(header["wall_seconds"] + seconds, 1)}
         save_header(folder, header | {"complete": not left})
