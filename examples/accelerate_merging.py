@@ -2,7 +2,7 @@
 
     python examples/accelerate_merging.py
     python examples/accelerate_merging.py --steps 40 --out run && python examples/accelerate_merging.py --resume run
-    accelerate launch --num_processes 2 --cpu examples/accelerate_merging.py
+    torchrun --nproc_per_node 2 examples/accelerate_merging.py --cpu
 
 A small randomly initialised Mixtral learns the bytes of this file, so that nothing is downloaded. In your own script
 take `AutoModelForCausalLM.from_pretrained` instead; everything after `convert` stays.
@@ -24,7 +24,7 @@ from nashsolve.integrations.transformers import convert, merging_of
 LENGTH = 64
 
 
-def build() -> MixtralForCausalLM:
+def build(show: bool) -> MixtralForCausalLM:
     """A model whose experts bargain over their base expert in every layer."""
     torch.manual_seed(0)
     config = MixtralConfig(
@@ -38,7 +38,8 @@ def build() -> MixtralForCausalLM:
         max_position_embeddings=LENGTH,
     )
     model = MixtralForCausalLM(config)
-    convert(model, merge={"rule": "camex", "eta": 0.5}, causal_level="segment", segment_length=16, chain={})
+    merge = {"rule": "camex", "eta": 0.5}
+    convert(model, merge=merge, causal_level="segment", segment_length=16, chain={}, show=show)
     return model
 
 
@@ -54,7 +55,7 @@ def train(options: argparse.Namespace) -> None:
     accelerator = Accelerator(
         gradient_accumulation_steps=2, cpu=options.cpu, mixed_precision="bf16" if options.bf16 else "no"
     )
-    model, loader = build(), batches()
+    model, loader = build(accelerator.is_main_process), batches()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     # accelerate saves the whole state_dict, in which merging has its own part.
