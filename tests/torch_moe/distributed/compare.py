@@ -34,8 +34,7 @@ def assert_as_one_process(found: Sequence[dict[str, Any]], wanted: dict[str, Any
         for mine, its in zip(rank["report"], wanted["report"], strict=True):
             assert mine["status"] == its["status"]
             np.testing.assert_allclose(mine["coefficients"], its["coefficients"], rtol=CLOSE, atol=0)
-            if mine["base_move"] is not None:
-                np.testing.assert_allclose(mine["base_move"], its["base_move"], rtol=CLOSE)
+            np.testing.assert_allclose(mine["base_move"], its["base_move"], rtol=CLOSE)
         for kind in ("bases", "gradients", "experts"):
             for layer, (a, b) in enumerate(zip(rank[kind], wanted[kind], strict=True)):
                 _assert_close(a, b, f"{kind} of layer {layer}")

@@ -65,7 +65,7 @@ def raises_before(rank: int, where: str) -> dict[str, Any]:
                     raise OSError("the data set is gone")
                 return outcome(chain.refresh)
         except OSError:
-            time.sleep(3)  # the process lives on: nobody hears it through a broken connection
+            time.sleep(2)  # the process lives on: nobody hears it through a broken connection
             return {"kind": "OSError", "ranks": (1,), "seconds": 0.0, "text": ""}
     if where == "reading":
         if rank == 1:

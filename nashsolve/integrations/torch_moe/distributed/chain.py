@@ -242,13 +242,15 @@ class ShardedChain(BaseExpertChain):
         return {k: t if t.numel() == now[k].numel() else t.clone() for k, t in found.items()}
 
     def _moves(self, group: str, plan: Plan) -> list[Tensor]:
-        """Lengths of the base expert's moves; NaN where only columns are known and no Gram tells."""
+        """Lengths of the base expert's moves: from the Grams, or where these do not tell from one more small sum."""
+        grams = [self._run.grams.get((group, layer)) for layer in range(len(plan.agreed))]
+        if self.momentum.multiplier or any(gram is None for gram in grams):
+            return self.layout.lengths(plan.moves, self.groups[group])
         found = []
-        for layer, (agreement, _) in enumerate(plan.agreed):
-            gram, c = self._run.grams.get((group, layer)), agreement.coefficients
-            tells = gram is not None and not self.momentum.multiplier
-            size = float(np.sqrt(max(c @ gram.gram @ c, 0.0))) if tells and gram is not None else float("nan")
-            found.append(torch.tensor(plan.gamma * size, dtype=torch.float64))
+        for gram, (agreement, _) in zip(grams, plan.agreed, strict=True):
+            c = agreement.coefficients
+            square = 0.0 if gram is None else max(float(c @ gram.gram @ c), 0.0)
+            found.append(torch.tensor(plan.gamma * square**0.5, dtype=torch.float64))
         return found
 
     def _gram(self, group: str, layer: int, view: ExpertView, now: Expert) -> DomainGram:
@@ -274,7 +276,3 @@ class ShardedChain(BaseExpertChain):
         """Fingerprint of all coefficients found so far in this computation."""
         agreed = [agreement for group in self._run.agreed.values() for agreement, _ in group]
         return digest(*(agreement.coefficients.tobytes() for agreement in agreed))
-
-    def _record(self, group: str, layer: int, agreement: Agreement, solved: int) -> dict[str, Any]:
-        found = super()._record(group, layer, agreement, solved)
-        return found | {"base_move": None} if np.isnan(found["base_move"]) else found

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from nashsolve.core.errors import InvalidProblem
@@ -77,6 +78,16 @@ class Layout:
     def copies(self) -> int:
         """Number of replicas."""
         return len(self.partition.replicas)
+
+    def lengths(self, own: Sequence[Tensor], slots: Sequence[str]) -> list[Tensor]:
+        """Lengths of expert-sized vectors from those of the columns that this rank's experts have; one all_reduce."""
+        squares = torch.stack([torch.as_tensor(length, dtype=torch.float64) for length in own]) ** 2
+        share = self.partition.slots[slots[0]]
+        # Ranks with the same columns of other experts have the same part of the vector.
+        total = (squares / max(len(share.peers), 1)).to(self.device)
+        if self.shards is not None:
+            self.shards.all_reduce(total)
+        return list(total.sqrt().cpu())
 
     def read(self) -> list[dict[str, Held]]:
         """Every layer's experts as they are now; raises InvalidProblem where they lie otherwise than at first."""
