@@ -113,5 +113,6 @@ def claims(records: Records) -> list[Claim]:
             without = mean_sd([r["opposed"] for r in records if r["system"] == f"{rule}, k = {k}"])[0]
             told = f"{claim.measured}; {ratio[0]:.2f} ± {ratio[1]:.2f} times the CPU time of a step; no agreement for "
             told += f"{without:.1%} of tokens"
-            found.append(Claim(claim.text, claim.paper, told, claim.verdict, claim.reason))
+            text = f"With {k} experts a token, a {rule} trains a better model than top-k routing."
+            found.append(Claim(text, claim.paper, told, claim.verdict, claim.reason))
     return found
