@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nashsolve.integrations.experiments.models.acmoe import AdaptiveClusterRouter
+from nashsolve.integrations.experiments.models.llm import count_released
 from nashsolve.integrations.experiments.models.small_vision import PatchMerging
 from nashsolve.integrations.experiments.models.wikitext import SIZES, WikiTextModel
 from nashsolve.integrations.experiments.pairing import paired_model
@@ -53,6 +54,14 @@ def test_swin_moe_small() -> None:
     assert parameters(model) == pytest.approx(157.2e6, rel=1e-3)
     merged = on_meta(lambda: imagenet.build(settings, 1000, "namex_full"))
     assert [len(chain) for chain in chains_of(merged)] == [9, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("Qwen/Qwen1.5-MoE-A2.7B", 14.32), ("deepseek-ai/DeepSeek-V2-Lite", 15.7)]
+)
+def test_released_language_models(name: str, billions: float) -> None:
+    pytest.importorskip("transformers")
+    assert count_released(name) == pytest.approx(billions * 1e9, rel=2e-3)
 
 
 def small_wikitext(system: str = "smoe_top2") -> WikiTextModel:

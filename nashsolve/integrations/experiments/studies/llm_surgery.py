@@ -18,6 +18,7 @@ from ..book import Book
 from ..data.fixtures import write_questions
 from ..data.questions import LETTERS, Choice, Sum, arc, chats, gsm8k, last_number, mmlu, source_of
 from ..judging import better
+from ..models.llm import RELEASED, count_released
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
 from ..tables import Metric, Table, comparison
@@ -211,6 +212,19 @@ def reduced(settings: Settings) -> Settings:
     chosen = [settings.systems[0], settings.systems[-1]]
     small: dict[str, Any] = {"length": 96, "segment": 16, "batch": 2, "answer": 4, "dtype": "float32"}
     return settings.changed(sizes=sizes, systems=chosen, chains={}, tuning=how, evaluator="own", **small)
+
+
+def plan(settings: Settings) -> list[str]:
+    """Parameters on the meta device, where the model's sizes are known."""
+    lines = []
+    if settings.model in RELEASED:
+        count = count_released(settings.model)
+        lines.append(f"{settings.model}: {count / 1e9:.2f} billion parameters, {2 * count / 2**30:.0f} GiB in bfloat16")
+    arms = len(settings.systems) + len(settings.chains)
+    return [
+        *lines,
+        f"{arms * settings.seeds} models, each measured on MMLU, ARC and GSM8K, zero-shot and after training",
+    ]
 
 
 def tables(records: Records) -> list[Table]:
