@@ -129,8 +129,13 @@ def different(rank: int, what: str) -> dict[str, Any]:
 
 
 def different_alpha(rank: int, what: str) -> dict[str, Any]:
-    """Rank 1's solver is off by one bit, or its warm start is another one."""
+    """Rank 1's solver is off by one bit, or its warm start or first base expert is another one."""
     chain, _ = make(ChainConfig(gamma=0.3, bargain=BargainConfig(warm_start=True)))
+    if what == "base":
+        chain.refresh()
+        with torch.no_grad():
+            chain.own.now()["gate_up_proj"].add_(1e-9 * rank)
+        return outcome(chain.refresh)
     if what == "start":
         chain.refresh()
         if rank == 1:

@@ -86,7 +86,7 @@ class ShardedChain(BaseExpertChain):
             check_fit(layout, members, config, settings)
             own = OwnBase(members[0], layout)
         self.settings, self.team, self.layout, self.own = settings, team, layout, own
-        self.solved, self._last = 0, b""
+        self.solved, self._last, self._mark = 0, b"", b""
         # What base experts are gathered from, and what each rank keeps of them in "local" mode.
         self.pieces = Pieces(layout.partition, layout.shapes, layout.shards)
         self._backward = ChainBackward(self)
@@ -216,6 +216,8 @@ class ShardedChain(BaseExpertChain):
         layers = self.layout.read()
         state = [*self.layout.state(), *self.own.state()]
         whole = self.own.whole(self.layout.dtype)
+        # A base expert that nothing keeps the same on all ranks would spoil every Gram without a sign.
+        self._mark = digest(*(tensor.sum(dtype=torch.float64).item() for tensor in whole.values()))
         start = columns_of_whole(layers[0], whole)
         step = Step(state, layers[:-1], start, [{} for _ in layers[1:]])
         if self.settings.first_base == "chain":
@@ -265,6 +267,8 @@ class ShardedChain(BaseExpertChain):
         where = f"{self.name}" if layer is None else f"layer {layer} of {self.name}"
         agreed = {"computations": self.solved, "group": group, "layer": layer}
         agreed |= {"coefficients before": self._last, "coefficients so far": self._coefficients()}
+        if self.settings.solve == "everywhere":
+            agreed["sums of the first base expert"] = self._mark
         if self.warm:
             agreed["warm starts of the coefficients"] = digest(self.alpha_start.cpu().numpy().tobytes())
         return self._summed.find(layers, names, base, where, agreed)
