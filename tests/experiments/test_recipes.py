@@ -13,7 +13,7 @@ from nashsolve.integrations.experiments.recipe import find_recipe, load_recipe, 
 from nashsolve.integrations.experiments.runner import one_thread
 from nashsolve.integrations.experiments.study import Claim, optional
 
-NEEDS_TRANSFORMERS = {"glue", "imagenet", "llm_surgery"}
+NEEDS_TRANSFORMERS = {"glue", "imagenet", "llm_surgery", "released_maps"}
 RECIPES = sorted(recipe_files())
 GOOD = """
 name: mini-test
