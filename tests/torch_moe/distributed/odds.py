@@ -15,6 +15,7 @@ from nashsolve.core.errors import NashSolveError
 from nashsolve.integrations.torch_moe import BaseExpertChain, ChainConfig, PlainMember
 from nashsolve.integrations.torch_moe.distributed import DistributedConfig, Part, ShardedChain
 from tests.torch_moe.distributed.faulty import PLAIN, make, outcome
+from tests.torch_moe.distributed.models import build, ids, loss_of, wrap
 from tests.torch_moe.distributed.work import draw, own_loss, placed, whole
 
 
@@ -55,6 +56,18 @@ def _placed(tensor: torch.Tensor, mesh: Any, placement: Any) -> Any:
     if not placement.is_partial():
         return placed(tensor, mesh, [placement])
     return DTensor.from_local(tensor, mesh, [placement])
+
+
+def divided(rank: int, factor: float | None) -> dict[str, torch.Tensor]:
+    """Gradients of a model whose blocks FSDP2 divides by a factor of the user's, and the chain with them."""
+    model, chains = wrap(build(), "fsdp", init_device_mesh("cpu", (2,)), divide=factor)
+    if factor is not None:
+        for block in model.blocks:
+            block.set_gradient_divide_factor(factor)
+    loss_of(model, ids(0, rank)).backward()
+    found = {name: whole(p.grad) for name, p in model.named_parameters() if name.startswith("blocks")}
+    chains[0].close()
+    return found
 
 
 def half_precision(rank: int) -> dict[str, Any]:
@@ -154,8 +167,8 @@ def transformers_model(rank: int, placement: Any) -> dict[str, Any]:
     fully_shard(model, mesh=mesh)
     chain = ShardedChain(members(), PLAIN, DistributedConfig(timeout=20.0))
     chain.attach(model)
-    ids = torch.arange(6)[None] + rank
-    loss = model(input_ids=ids, labels=ids).loss + sum(t.square().sum() for t in chain.bases()[2].values())
+    tokens = torch.arange(6)[None] + rank
+    loss = model(input_ids=tokens, labels=tokens).loss + sum(t.square().sum() for t in chain.bases()[2].values())
     loss.backward()
     found = {
         "mine": [record["coefficients"] for record in chain.report()],

@@ -104,6 +104,15 @@ def test_a_step_must_not_lose_gradients(two: Ranks) -> None:
         assert "call backward() of the chain before optimizer.step()" in text and same
 
 
+def test_divisors_of_gradients_go_with_those_of_fsdp(two: Ranks) -> None:
+    """The sum over two ranks is twice their mean, for what FSDP2 reduces and for what the chain adds."""
+    mean, summed = two.run(odds.divided, None)[0], two.run(odds.divided, 1.0)[0]
+    assert any(".experts." in name for name in mean) and any(".base." in name for name in mean)
+    for name, gradient in mean.items():
+        near = tolerance("float64", "rtol")
+        torch.testing.assert_close(summed[name], 2 * gradient, rtol=near, atol=near, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_modes_change_nothing_and_copies_are_refused(two: Ranks) -> None:
     for rank in two.run(odds.in_other_modes):
         assert rank[0] == rank[2] == rank[4]
