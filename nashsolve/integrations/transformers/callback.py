@@ -75,7 +75,7 @@ class MergingCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """After the last step, and after the Trainer has loaded the best model."""
         merging = merging_of(model)
-        merging.save_fused = merging.upcycled
+        merging.save_fused, merging.starts = merging.upcycled, {}
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             restore(model, Path(state.best_model_checkpoint))
         self._write(args, state)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nashsolve.core.errors import InvalidProblem
 
@@ -93,6 +93,7 @@ class Merging(nn.Module):
         self._bases = bases
         self.chains = self._join(layers) if config.chain is not None else ()
         self.save_fused = False
+        self.starts: dict[str, Tensor] = {}
 
     def _join(self, layers: list[MergingLayer]) -> tuple[BaseExpertChain, ...]:
         """Chains within stacks; another one where shapes change, and after dense layers unless they are passed."""
@@ -117,9 +118,18 @@ class Merging(nn.Module):
         return tuple(chains)
 
     def refresh(self) -> None:
-        """Compute the chains now, so that a step's forward passes find them ready."""
+        """Compute the chains now, so that a step's forward passes find them ready.
+
+        Warm starts that go into it are kept for `saved_state`: who resumes from there solves from the same starts.
+        """
+        state = self.state_dict()
+        self.starts = {key: state[key].clone() for key in state if key.endswith(".alpha_start")}
         for bases in self._bases.values():
             bases.compute()
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The state_dict, with the warm starts from before the last `refresh`."""
+        return self.state_dict() | self.starts
 
     def invalidate(self) -> None:
         """Forget the chains, after edits of parameters through ``.data``."""

@@ -60,7 +60,7 @@ def _save_pretrained(self: Any, save_directory: Any, is_main_process: bool = Tru
 
 def write(model: nn.Module, merging: Merging, folder: Path) -> None:
     """Tensors and settings of merging, each complete or not there at all."""
-    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in merging.state_dict().items()}
+    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in merging.saved_state().items()}
     content: dict[str, Any] = {
         "format": FORMAT,
         "kind": type(merging.config).__name__,
