@@ -112,6 +112,10 @@ else:
 
         def initialize(self, version: str, build_data: dict) -> None:
             wish = os.environ.get("NASHSOLVE_KERNEL", "")
+            if self.target_name == "wheel" and version != "editable":
+                # So that `nashsolve experiment list` finds its recipes without a checkout.
+                recipes = "nashsolve/integrations/experiments/recipes"
+                build_data["force_include"][str(Path(__file__).parent / "experiments" / "recipes")] = recipes
             if self.target_name != "wheel" or wish == "skip":
                 return
             try:

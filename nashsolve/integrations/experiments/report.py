@@ -87,7 +87,7 @@ class _Run:
             f"({header['device']}).{state}"
         )
         yield ""
-        draw = optional(self.study, "tables")
+        draw = optional(self.study, "tables") if header["complete"] else None
         for table in [] if draw is None else draw(self.records):
             yield table.markdown()
         for picture in sorted(self.folder.glob("*.png")):

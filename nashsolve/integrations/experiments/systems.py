@@ -58,6 +58,11 @@ def check_systems(systems: list[str]) -> None:
             _split(system)
 
 
+def few(systems: list[str]) -> list[str]:
+    """The first and the last, for reduced runs."""
+    return list(dict.fromkeys((systems[0], systems[-1])))
+
+
 def moe_config(
     system: str,
     *,

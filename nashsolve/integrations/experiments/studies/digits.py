@@ -17,7 +17,7 @@ from ..models.small_vision import SmallVision
 from ..pairing import paired_model
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
-from ..systems import DENSE, check_systems, moe_config
+from ..systems import DENSE, check_systems, few, moe_config
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, chains_of, parameters, train
 
@@ -111,8 +111,12 @@ def measure(model: nn.Module, data: Digits, device: str) -> dict[str, float]:
 def reduced(settings: Settings) -> Settings:
     """Two steps of two seeds at small width."""
     how = settings.optimisation.changed(steps=2, log_every=1, save_every=1).model_dump()
-    small = {"widths": [8 * 2**k for k in range(len(settings.widths))], "depths": [2 for _ in settings.depths]}
-    return settings.changed(**small, n_experts=4, batch=4, seeds=2, optimisation=how)
+    small: dict[str, Any] = {
+        "widths": [8 * 2**k for k in range(len(settings.widths))],
+        "depths": [2 for _ in settings.depths],
+    }
+    small |= {"systems": few(settings.systems), "n_experts": 4, "batch": 4}
+    return settings.changed(**small, seeds=2, optimisation=how)
 
 
 def plan(settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ from ..data.sources import Source
 from ..judging import better
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
-from ..systems import DENSE, check_systems
+from ..systems import DENSE, check_systems, few
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, train
 from ._transformers import PAD, Tokenize, byte_tokens, load, merging_settings, model_tokens, router_settings, t5_config
@@ -141,7 +141,7 @@ def reduced(settings: Settings) -> Settings:
     sizes = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 260}
     how = settings.optimisation.changed(steps=2, log_every=1, save_every=1).model_dump()
     chosen: dict[str, Any] = {
-        "systems": [settings.systems[0], settings.systems[-1]],
+        "systems": few(settings.systems),
         "chains": dict(list(settings.chains.items())[:1]),
         "tasks": settings.tasks[:1],
     }

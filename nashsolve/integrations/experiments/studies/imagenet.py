@@ -21,7 +21,7 @@ from ..models.swin import EVERY_SECOND, SwinMoE, swin_config
 from ..pairing import paired_model
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
-from ..systems import check_systems, moe_config
+from ..systems import check_systems, few, moe_config
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, chains_of, parameters, train
 from ._transformers import load
@@ -150,9 +150,8 @@ def reduced(settings: Settings) -> Settings:
     """Two steps of one seed of a small Swin on noise."""
     sizes = {"embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 2, "image_size": 32}
     how = settings.optimisation.changed(steps=2, log_every=1, save_every=1).model_dump()
-    chosen = [settings.systems[0], settings.systems[-1]]
     small: dict[str, Any] = {"sizes": sizes, "blocks": {0: [0, 1], 1: [1]}, "experts": 4, "batch": 2, "workers": 0}
-    return settings.changed(**small, systems=chosen, seeds=2, optimisation=how)
+    return settings.changed(**small, systems=few(settings.systems), seeds=2, optimisation=how)
 
 
 def plan(settings: Settings) -> list[str]:

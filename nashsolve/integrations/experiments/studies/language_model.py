@@ -17,7 +17,7 @@ from ..judging import better, unlike
 from ..pairing import paired_model
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
-from ..systems import DENSE, check_systems, moe_config
+from ..systems import DENSE, check_systems, few, moe_config
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, chains_of, parameters, train
 
@@ -140,7 +140,7 @@ def reduced(settings: Settings) -> Settings:
     """Two steps of two seeds at small width."""
     small = {"d_model": 16, "d_hidden": 16, "n_heads": 2, "n_experts": 4, "length": 32, "segment": 8, "batch": 2}
     how = settings.optimisation.changed(steps=2, log_every=1, save_every=1).model_dump()
-    return settings.changed(**small, seeds=2, windows=2, optimisation=how)
+    return settings.changed(**small, systems=few(settings.systems), seeds=2, windows=2, optimisation=how)
 
 
 def plan(settings: Settings) -> list[str]:

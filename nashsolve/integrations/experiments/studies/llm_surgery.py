@@ -21,6 +21,7 @@ from ..judging import better
 from ..models.llm import RELEASED, count_released
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
+from ..systems import few
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, train
 from ._transformers import PAD, Tokenize, byte_tokens, load, merging_settings, model_tokens
@@ -209,7 +210,7 @@ def reduced(settings: Settings) -> Settings:
         "num_experts_per_tok": 2,
     }
     how = Optimisation(steps=2, lr=1e-3, log_every=1, save_every=1).model_dump()
-    chosen = [settings.systems[0], settings.systems[-1]]
+    chosen = few(settings.systems)
     small: dict[str, Any] = {"length": 96, "segment": 16, "batch": 2, "answer": 4, "dtype": "float32"}
     return settings.changed(sizes=sizes, systems=chosen, chains={}, tuning=how, evaluator="own", **small)
 

@@ -22,7 +22,7 @@ from ..models.wikitext import SIZES, WikiTextModel, WikiTextSize
 from ..pairing import paired_model
 from ..statistics import by_system
 from ..study import Claim, Records, Strict
-from ..systems import check_systems, moe_config
+from ..systems import check_systems, few, moe_config
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, chains_of, parameters, train
 
@@ -159,7 +159,8 @@ def perplexity(model: WikiTextModel, ids: Tensor, batch: int, device: str) -> fl
 def reduced(settings: Settings) -> Settings:
     """Two steps of two seeds at small width on a tiny text."""
     small = {"d_model": 16, "n_layers": 2, "block": 8, "span": 8, "batch": 2, "warmup": 1, "n_heads": 2, "n_experts": 4}
-    return settings.changed(changes=small, segment=4, steps=2, seeds=2, save_every=1, tiny=True)
+    chosen = few(settings.systems)
+    return settings.changed(changes=small, systems=chosen, segment=4, steps=2, seeds=2, save_every=1, tiny=True)
 
 
 def plan(settings: Settings) -> list[str]:
