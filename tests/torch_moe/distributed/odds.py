@@ -109,6 +109,19 @@ def pending(rank: int) -> tuple[str, bool]:
     return text, same
 
 
+def fused_steps(rank: int) -> list[int]:
+    """How often a chain was computed after each step of a fused optimizer."""
+    chain, layers = make(dtype=torch.float32)
+    optimizer = torch.optim.AdamW([t for layer in layers for t in layer.values()], fused=True)
+    found = []
+    for _ in range(3):
+        own_loss([{k: t.double() for k, t in b.items()} for b in list(chain.bases())[1:]], rank).backward()
+        optimizer.step()
+        found.append(chain.solved)
+    chain.close()
+    return found
+
+
 def in_other_modes(rank: int) -> list[Any]:
     """Coefficients under autocast and in inference mode, whose base experts train afterwards; copies are refused."""
     found = []

@@ -113,6 +113,11 @@ def test_divisors_of_gradients_go_with_those_of_fsdp(two: Ranks) -> None:
         torch.testing.assert_close(summed[name], 2 * gradient, rtol=near, atol=near, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_steps_of_fused_optimizers_count(two: Ranks) -> None:
+    """They write parameters without raising version counters."""
+    assert two.run(odds.fused_steps) == [[1, 2, 3]] * 2
+
+
 def test_modes_change_nothing_and_copies_are_refused(two: Ranks) -> None:
     for rank in two.run(odds.in_other_modes):
         assert rank[0] == rank[2] == rank[4]

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from nashsolve.core.errors import InvalidProblem
 
+from ..fingerprint import versions
 from .partition import make_partition
 from .parts import Held, hold, is_fused, local_of, read_experts
 from .team import Team
@@ -101,8 +102,10 @@ class Layout:
         return layers
 
     def state(self) -> list[tuple[Any, ...]]:
-        """Where the experts are stored, and their version counters: those of unsharded parameters as last seen."""
-        return [state_of(value) for layer in self._seen for values in layer.values() for value in values]
+        """Where the experts are stored, and their version counters: those of unsharded parameters as last seen; and
+        what those counters do not show."""
+        found = [state_of(value) for layer in self._seen for values in layer.values() for value in values]
+        return [*found, tuple(versions(()))]
 
     def look(self) -> bool:
         """Take notice of the parameters; whether all of them are sharded as they were."""
