@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers", minversion="5.0")
+transformers = pytest.importorskip("transformers", minversion="5.0")
 
 from safetensors.torch import load_file  # noqa: E402
 
@@ -157,6 +157,38 @@ def test_token_nash_bargains_over_the_outputs_of_the_models_own_choice() -> None
     after = model(**given).logits
     assert (after - before).abs().max() > tolerance("float32", "sum")
     assert all(0 <= float(layer.rule.opposed) <= 1 for layer in merging.members)
+
+
+def test_usage_moves_after_steps_of_training() -> None:
+    model, given = build("mixtral"), inputs("mixtral")
+    merging = convert(model, show=False, merge={"rule": "usage", "usage_decay": 0.5})
+    equal = model(**given).logits
+    model.train()(**given)
+    merging.after_step()
+    usage = torch.stack([layer.rule.usage for layer in merging.members])
+    torch.testing.assert_close(usage.sum(-1), torch.ones(3), rtol=0, atol=tolerance("float32", "sum"))
+    assert (usage - 1 / 4).abs().max() > 1e-3
+    assert (model.eval()(**given).logits - equal).abs().max() > tolerance("float32", "sum")
+
+
+def test_models_without_a_language_head_convert_too() -> None:
+    whole, given = build("qwen2_moe"), inputs("qwen2_moe")
+    merging = convert(whole.model, show=False, merge=CAMEX, causal_level="segment", segment_length=4, chain={})
+    assert [layer.name for layer in merging.members] == [f"layers.{k}.mlp" for k in range(3)]
+    hidden = whole.model(**given).last_hidden_state
+    revert(whole.model)
+    assert (whole.model(**given).last_hidden_state - hidden).abs().max() > tolerance("float32", "sum")
+
+
+def test_a_classifier_may_merge_by_whole_sequences_and_leave_padding_out() -> None:
+    torch.manual_seed(0)
+    model = transformers.Qwen2MoeForSequenceClassification(build("qwen2_moe").config).eval()
+    convert(model, show=False, merge=CAMEX, causal_level="sequence", chain={})
+    ids = inputs("qwen2_moe", length=9)["input_ids"]
+    rows, mask = padded(ids, (9, 4), "right")
+    together = model(input_ids=rows, attention_mask=mask).logits[1]
+    alone = model(input_ids=ids[1:, :4]).logits[0]
+    torch.testing.assert_close(together, alone, rtol=tolerance("float32", "rtol"), atol=tolerance("float32", "sum"))
 
 
 def test_chains_restart_after_dense_layers_unless_they_may_pass() -> None:
