@@ -29,6 +29,20 @@ def converted(name: str, level: str) -> object:
     return model
 
 
+@pytest.mark.parametrize("way", ["experts_function", "block"])
+@pytest.mark.parametrize("name", MOE)
+def test_the_neutral_configuration_generates_what_the_model_did(name: str, way: str) -> None:
+    model = build(name)
+    ids = inputs(name, length=6)["input_ids"]
+    options = {"max_new_tokens": 5, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    options |= {"attention_mask": torch.ones_like(ids)}
+    before = model.generate(ids, **options)
+    convert(model, show=False, way=way)
+    after = model.generate(ids, **options)
+    assert torch.equal(before.sequences, after.sequences)
+    assert all(torch.equal(a, b) for a, b in zip(before.logits, after.logits, strict=True))
+
+
 @pytest.mark.parametrize("level", ["token", "segment"])
 @pytest.mark.parametrize("name", MOE)
 def test_generation_with_a_cache_is_the_full_forward(name: str, level: str) -> None:
