@@ -190,6 +190,11 @@ class MergingLayer(nn.Module):
         """The curvature where it acts in the propagation of the base expert."""
         return self.curvature if self.config.curvature.in_chain else None
 
+    @property
+    def place(self) -> tuple[BaseExpertChain, int] | None:
+        """The chain that the layer is a part of, and its position there."""
+        return self._place
+
     def join(self, chain: BaseExpertChain, position: int) -> None:
         """Become layer `position` of a chain; a later layer gives up its own base expert."""
         self._place = (chain, position)

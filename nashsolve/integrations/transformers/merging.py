@@ -117,6 +117,12 @@ class Merging(nn.Module):
             self._bases[places[members[0]].stack].chains.append((chain, members))
         return tuple(chains)
 
+    def swap_chain(self, old: BaseExpertChain, new: BaseExpertChain) -> None:
+        """Put another chain over the same layers in place of one, such as one over many processes."""
+        self.chains = tuple(new if chain is old else chain for chain in self.chains)
+        for bases in self._bases.values():
+            bases.chains = [(new if chain is old else chain, numbers) for chain, numbers in bases.chains]
+
     def refresh(self) -> None:
         """Compute the chains now, so that a step's forward passes find them ready.
 

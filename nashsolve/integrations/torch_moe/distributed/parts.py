@@ -71,9 +71,11 @@ class Held:
 def read_experts(source: Any) -> dict[str, list[Any]]:
     """Slot -> parameters (tensors, DTensors, Parts) of one layer's experts, as they are now; one of each slot if fused.
 
-    source : as `ExpertView.of` takes it; parameters may also be DTensors and Parts, and the modules of a sequence
-        mappings of them
+    source : as `ExpertView.of` takes it, or something that has an `expert_view`; parameters may also be DTensors and
+        Parts, and the modules of a sequence mappings of them
     """
+    if hasattr(source, "expert_view"):
+        return {slot.name: list(slot.tensors) for slot in source.expert_view().slots}
     if isinstance(source, nn.ModuleDict):
         source = list(source.values())
     if isinstance(source, nn.ModuleList | list | tuple):
@@ -90,6 +92,8 @@ def read_experts(source: Any) -> dict[str, list[Any]]:
 
 def is_fused(source: Any) -> bool:
     """Whether one tensor holds all experts."""
+    if hasattr(source, "expert_view"):
+        return bool(source.expert_view().slots[0].fused)
     return not isinstance(source, nn.ModuleDict | nn.ModuleList | list | tuple)
 
 
