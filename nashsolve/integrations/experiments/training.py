@@ -117,11 +117,8 @@ def train(
             group["lr"] = how.rate(step)
         clock.compute(chains)
         loss = loss_of(generator)
-        extra = sum((layer.auxiliary_loss() for layer in layers), loss.new_zeros(()))
         optimizer.zero_grad(set_to_none=True)
-        (loss + extra).backward()
-        if how.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), how.clip)
+        _backward(loss, model, layers, how.clip)
         if step % how.log_every == 0 or step + 1 == how.steps:
             _log(book, key, step, float(loss.detach()), chains, history)
         optimizer.step()
@@ -133,6 +130,13 @@ def train(
         handle.remove()
     model.eval()
     return _summary(history, clock, seconds, how.steps - begin)
+
+
+def _backward(loss: Tensor, model: nn.Module, layers: list[MoE], clip: float | None) -> None:
+    extra = sum((layer.auxiliary_loss() for layer in layers), loss.new_zeros(()))
+    (loss + extra).backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
 
 
 def _optimizer(how: Optimisation, parameters: list[Tensor]) -> torch.optim.Optimizer:
