@@ -11,7 +11,9 @@ from .systems import title
 Table = Mapping[str, Mapping[int, float]]
 
 
-def better(table: Table, ours: str, theirs: str, unit: str, direction: str, paper: str) -> Claim | None:
+def better(
+    table: Table, ours: str, theirs: str, unit: str, direction: str, paper: str, text: str | None = None
+) -> Claim | None:
     """The claim that one system beats another, judged by the paired 95 % interval.
 
     Parameters
@@ -21,6 +23,7 @@ def better(table: Table, ours: str, theirs: str, unit: str, direction: str, pape
     unit : of the number
     direction : "lower" or "higher" is better
     paper : where the claim is made, with the numbers there
+    text : of the claim; by default that ours is better than theirs
 
     Returns
     -------
@@ -38,7 +41,7 @@ def better(table: Table, ours: str, theirs: str, unit: str, direction: str, pape
         verdict, reason = "reproduced", f"the interval over {found.n} paired seeds leaves zero out"
     else:
         verdict, reason = "not reproduced", f"the other way round over {found.n} paired seeds, beyond noise"
-    text = f"{title(ours)} is better than {title(theirs)}"
+    text = text or f"{title(ours)} is better than {title(theirs)}"
     return Claim(text, paper, f"{unit}: {found}", verdict, reason)  # type: ignore[arg-type]
 
 

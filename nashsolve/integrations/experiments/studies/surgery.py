@@ -178,10 +178,16 @@ def claims(records: Records) -> list[Claim]:
     raw = {router: by_system(_of(records, router), "zero_shot_bits") for router in ROUTERS}
     unit = "bits per byte"
     judged = [
-        better(raw["linear"], "namex_full", ORIGINAL, unit, "lower", "table 10, zero-shot MMLU: 61.87 against 61.28"),
-        better(raw["linear"], "namex_full", "ep_camex", unit, "lower", "table 10, zero-shot MMLU: 61.87 against 61.54"),
-        better(tuned["linear"], "namex_full", ORIGINAL, unit, "lower", "table 11, MMLU: 62.10 against 61.50"),
-        better(tuned["linear"], "namex_full", "ep_camex", unit, "lower", "table 11, MMLU: 62.10 against 61.74"),
+        better(table, "namex_full", theirs, unit, "lower", f"{where} against {score}", f"NAMEx-Full {than}, {stage}")
+        for table, stage, where, scores in (
+            (raw["linear"], "without training", "table 10, zero-shot MMLU: 61.87", ("61.28", "61.54")),
+            (tuned["linear"], "after a short training", "table 11, MMLU: 62.10", ("61.50", "61.74")),
+        )
+        for theirs, than, score in zip(
+            (ORIGINAL, "ep_camex"), ("improves the model", "is better than EP-CAMEx"), scores, strict=True
+        )
+    ]
+    judged.append(
         flat(
             tuned["linear"],
             ["namex_full_mean"],
@@ -189,13 +195,15 @@ def claims(records: Records) -> list[Claim]:
             unit,
             "Both disagreement points do equally well",
             "table 17, fine-tuned MMLU: 61.67 against 62.10; the text says the deltas are about 0.04",
-        ),
-    ]
+        )
+    )
     untrained = by_system([r for r in records if r.get("system") == ORIGINAL], "zero_shot_bits", "router")
     where = (
         "table 4, zero-shot MMLU: 44.77 linear, 44.95 cosine, 45.80 stable; how its routers were trained is not said"
     )
-    judged += [better(untrained, router, "linear", unit, "lower", where) for router in ("cosine", "stable")]
+    for router in ("cosine", "stable"):
+        text = f"A {router} router in place of the trained one improves the model without training"
+        judged.append(better(untrained, router, "linear", unit, "lower", where, text))
     return [claim for claim in judged if claim is not None]
 
 
