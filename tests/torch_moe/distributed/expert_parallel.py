@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from nashsolve.core.errors import InvalidProblem
 from nashsolve.integrations.torch_moe import ChainConfig, PlainMember
 from nashsolve.integrations.torch_moe.distributed import DistributedConfig, Part, ShardedChain
 from tests.torch_moe.distributed.compare import CLOSE, assert_close
@@ -13,13 +14,15 @@ from tests.torch_moe.distributed.ranks import Ranks
 from tests.torch_moe.distributed.work import alone, draw, own_loss
 
 
-def expert_parallel(rank: int, model: Any, config: ChainConfig, split: list[int], settings: dict[str, Any]) -> Any:
+def expert_parallel(
+    rank: int, model: Any, config: ChainConfig, split: list[int], settings: dict[str, Any], ranks: Any = None
+) -> Any:
     """Whole experts on every rank as plain tensors, as many as `split` says."""
     first, count, n = sum(split[:rank]), split[rank], sum(split)
     own = [{k: torch.nn.Parameter(t[first : first + count].clone()) for k, t in layer.items()} for layer in model[0]]
     members = [PlainMember({k: Part(t, first, n) for k, t in layer.items()}) for layer in own]
     members[0].base = {k: torch.nn.Parameter(t.clone()) for k, t in model[1].items()}
-    chain = ShardedChain(members, config, DistributedConfig(timeout=30.0, first_base="chain", **settings))
+    chain = ShardedChain(members, config, DistributedConfig(timeout=30.0, first_base="chain", **settings), ranks)
     own_loss(list(chain.bases()), rank).backward()
     found = {
         "report": chain.report(),
@@ -28,6 +31,18 @@ def expert_parallel(rank: int, model: Any, config: ChainConfig, split: list[int]
     }
     chain.close()
     return found
+
+
+def stages(rank: int, models: Any, config: ChainConfig, split: list[int]) -> Any:
+    """Two pipeline stages of two ranks, each with a chain of its own."""
+    stage = rank // 2
+    ranks = [2 * stage, 2 * stage + 1]
+    found = expert_parallel(rank % 2, models[stage], config, split, {}, ranks)
+    try:
+        ShardedChain([], config, ranks=[(rank + 1) % 4])
+    except InvalidProblem as error:
+        return {**found, "refused": str(error)}
+    raise AssertionError("a rank made a chain that others hold")
 
 
 def check_expert_parallel(ranks: Ranks, split: list[int]) -> None:

@@ -11,8 +11,11 @@ pytest.importorskip("pydantic")
 
 from torch.distributed.tensor import Replicate, Shard
 
+from tests.torch_moe.distributed.compare import assert_close
+from tests.torch_moe.distributed.expert_parallel import stages
 from tests.torch_moe.distributed.ranks import Ranks
 from tests.torch_moe.distributed.test_same_as_one_process import PLAIN, SWINGING, check
+from tests.torch_moe.distributed.work import alone, draw
 
 MESHES = {
     "columns": ((4,), [Shard(1)]),
@@ -39,6 +42,17 @@ def test_meshes(four: Ranks, mesh: str) -> None:
 def test_more_experts_than_ranks(four: Ranks, mesh: str) -> None:
     shape, placements = MESHES[mesh]
     check(four, 7, PLAIN, shape, placements)
+
+
+def test_chains_of_pipeline_stages_do_not_meet(four: Ranks) -> None:
+    models = [draw(5, seed=0), draw(5, seed=1)]
+    found = four.run(stages, models, PLAIN, [2, 3])
+    for rank, mine in enumerate(found):
+        wanted = alone(models[rank // 2], PLAIN, 2)
+        assert_close(mine["base gradient"], wanted["base gradient"])
+        assert mine["report"][0]["alpha"] == found[rank // 2 * 2]["report"][0]["alpha"]
+        assert "is none of the ranks" in mine["refused"]
+    assert found[0]["report"][0]["alpha"] != found[2]["report"][0]["alpha"]
 
 
 @pytest.mark.parametrize("mesh", ["hybrid", "hybrid-experts", "experts-and-columns"])

@@ -13,6 +13,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from nashsolve.core.errors import InvalidProblem
+
 from .errors import InvalidShards, RankFailed, RanksDisagree
 from .voice import Voice
 
@@ -67,6 +69,8 @@ class Team:
     def __init__(self, ranks: Sequence[int] | None = None, timeout: float = 60.0, whole: Team | None = None) -> None:
         everyone = tuple(range(dist.get_world_size()))
         self.ranks = everyone if ranks is None else tuple(sorted(ranks))
+        if dist.get_rank() not in self.ranks:
+            raise InvalidProblem(f"rank {dist.get_rank()} is none of the ranks {self.ranks} that hold these layers")
         self.rank, self.size, self.timeout = self.ranks.index(dist.get_rank()), len(self.ranks), timeout
         outside = self.ranks != everyone if whole is None else whole.outside
         self.outside: bool = outside
