@@ -78,6 +78,11 @@ class Book:
         """Every result so far, in the order in which they came."""
         return lines.read(self.folder / RECORDS)
 
+    def results(self) -> list[dict[str, Any]]:
+        """Records of the units that are asked for; others are left from a run with more seeds."""
+        asked = set(self.units())
+        return [record for record in self.records() if record.get("key") in asked]
+
     def curve(self, key: str, step: int, **numbers: Any) -> None:
         """One point of a curve, a line of curves.jsonl. A step logged again after a kill replaces its point."""
         lines.append(self.folder / CURVES, {"key": key, "step": step, **numbers})

@@ -66,7 +66,7 @@ class _Run:
         self.folder = folder
         self.header = read_header(folder)
         self.recipe: Recipe = find_recipe(self.header["recipe"], recipes)
-        self.records = Book(folder).records()
+        self.records = Book(folder).results()
         self.study = self.recipe.load_study()
         path = folder / CLAIMS
         self.claims = [Claim(**c) for c in json.loads(path.read_text())] if path.exists() else []

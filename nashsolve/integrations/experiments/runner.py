@@ -110,11 +110,11 @@ def run(
 def close(book: Book, recipe: Recipe, settings: Strict) -> list[Claim]:
     """Judge a finished run, draw its pictures, and remove what only resuming needed."""
     study = load_study(recipe.study)
-    found = study.claims(book.records())
+    found = study.claims(book.results())
     publish(book.folder / CLAIMS, (json.dumps([c.to_dict() for c in found], indent=2) + "\n").encode())
     draw = optional(study, "pictures")
     if draw is not None:
-        for name, axes in draw(book.records(), book.curves()).items():
+        for name, axes in draw(book.results(), book.curves()).items():
             book.picture(name, axes)
     for name in ("work", PROGRESS, ".locks"):
         shutil.rmtree(book.folder / name, ignore_errors=True)
