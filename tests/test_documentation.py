@@ -196,14 +196,26 @@ def failures(name: str, text: str) -> tuple[int, int]:
     return found.attempted, found.failed
 
 
+@pytest.fixture
+def restored_catalog() -> Iterator[None]:
+    """Pages show how to register a router; the tests after them shall not find it."""
+    for package in ("torch", "cvxpy", "safetensors", "pydantic", "pandas", "transformers"):
+        pytest.importorskip(package)
+    from nashsolve.integrations.torch_moe.routers import ROUTERS
+
+    before = dict(ROUTERS)
+    yield
+    ROUTERS.clear()
+    ROUTERS.update(before)
+
+
+@pytest.mark.usefixtures("restored_catalog")
 @pytest.mark.parametrize(
     "page",
     [p for p in pages() if "{doctest}" in p.read_text("utf-8")],
     ids=lambda p: p.relative_to(DOCS).as_posix(),
 )
 def test_examples_print_what_the_page_says(page: Path) -> None:
-    for package in ("torch", "cvxpy", "safetensors", "pydantic", "pandas"):
-        pytest.importorskip(package)
     if kernels.load() is None:
         pytest.skip("the pages print what the compiled kernel does, which is not built here")
     attempted, failed = failures(page.name, page.read_text("utf-8"))
