@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from array_api_compat import is_numpy_namespace
@@ -82,11 +82,11 @@ def _iterate_one(
     """One problem in NumPy: the batch's steps, operation by operation and so bit by bit, with Python's branches."""
     import numpy as np
 
-    add, matmul, n = np.add.reduce, np.matmul, len(a)
+    add, invert, n = np.add.reduce, _inversion(), len(a)
     w_min, best, stalled, limit = min(w.tolist()), math.inf, 0, float(total)
     au = w
     for iteration in range(max_iter + 1):
-        ba = matmul(b, a)
+        ba = b.dot(a)
         q = float(add(a * ba))
         if q > 0:
             factor = math.sqrt(limit / q)
@@ -100,10 +100,10 @@ def _iterate_one(
         diagonal += au
         diagonal *= 1 + 4 * EPS64
         try:
-            inverse = np.linalg.inv(h)
+            inverse = invert(h)
         except np.linalg.LinAlgError:
             return a, iteration, "numerical"
-        da = matmul(inverse, r)
+        da = inverse.dot(r)
         power = float(add(r * da))
         if power != power:
             return a, iteration, "numerical"
@@ -123,7 +123,7 @@ def _iterate_one(
         rest = w / au - 1
         du = rest - da
         both = da * du
-        da2 = matmul(inverse, r - au * both)
+        da2 = inverse.dot(r - au * both)
         du2 = rest - both - da2
         low = min(low, *du.tolist())
         low2 = min(*da2.tolist(), *du2.tolist())
@@ -135,10 +135,23 @@ def _iterate_one(
         step = 1 + da
         a, au = a * step, au * step * (1 + du)
         if size <= _NEAR:
-            da = matmul(inverse, w - a * matmul(b, a))
+            da = inverse.dot(w - a * b.dot(a))
             if size * float(np.maximum.reduce(np.abs(da))) <= _TINY**2:
                 return a * (1 + da), iteration + 1, ""
     return a, max_iter, "max_iter"
+
+
+@cache
+def _inversion() -> Any:
+    """What is behind NumPy's `linalg.inv`, whose wrapper takes longer than the inversion for a few players; it gives
+    NaN where the wrapper raises. The wrapper itself where a release hides it."""
+    import numpy as np
+
+    try:
+        from numpy.linalg._umath_linalg import inv
+    except ImportError:
+        return np.linalg.inv
+    return partial(inv, signature="d->d")
 
 
 def _iterate_batch(
