@@ -153,10 +153,11 @@ def _proof(
 ) -> Certificate:
     """What every certificate here holds; `known` stands in for what can be said better."""
     n = problem.n
-    gains = utilities - _disagreement(problem)
+    d = _disagreement(problem)
+    gains = utilities - d
     nan = np.float64(np.nan)
     product = (problem.power * np.log(gains)).sum() if float(gains.min()) > 0 else -np.inf
-    size = abs(utilities) + abs(_disagreement(problem))
+    size = abs(utilities) + abs(d)
     lower = (gains / np.where(size > 0, size, 1.0)).min()
     multipliers = np.asarray(multipliers, dtype=float)
     total = multipliers.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,25 +45,28 @@ class Domain:
         p = self.size
         if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 1:
             raise InvalidType(f"size is {p!r}; a whole number of coordinates, at least 1, is needed")
+        free = self.lower is None and self.upper is None
         fresh = {
-            "lower": _numbers(self.lower, "lower", (p,), -np.inf),
-            "upper": _numbers(self.upper, "upper", (p,), np.inf),
+            "lower": _unlimited(p, -np.inf) if self.lower is None else _numbers(self.lower, "lower", p),
+            "upper": _unlimited(p, np.inf) if self.upper is None else _numbers(self.upper, "upper", p),
         }
         for rows, right in (("matrix", "limit"), ("equal", "total")):
             fresh |= _system(getattr(self, rows), getattr(self, right), rows, right, p)
-        if self.radius is not None and not (np.isfinite(self.radius) and self.radius > 0):
+        if self.radius is not None and not (math.isfinite(self.radius) and self.radius > 0):
             raise InvalidProblem(f"radius is {self.radius}; it must be positive and finite")
-        self._set(fresh)
+        self._set(fresh, free)
 
-    def _set(self, fresh: dict[str, Any]) -> None:
+    def _set(self, fresh: dict[str, Any], free: bool) -> None:
+        """The arrays, read-only; `free` says that no coordinate has a bound of its own."""
         lower, upper = fresh["lower"], fresh["upper"]
-        crossed = lower > upper
-        if crossed.any():
-            j = int(crossed.argmax())
+        if not free and (lower > upper).any():
+            j = int((lower > upper).argmax())
             raise InvalidProblem(f"lower[{j}] is {lower[j]:g} and upper[{j}] is {upper[j]:g}: the set is empty")
         for value in fresh.values():
             value.setflags(write=False)
         self.__dict__.update(fresh)
+        if free:
+            self.__dict__["unbounded"] = True
 
     def __and__(self, other: Domain) -> Domain:
         if not isinstance(other, Domain):
@@ -74,8 +77,10 @@ class Domain:
         both = object.__new__(Domain)  # of parts that are checked already
         both.__dict__.update(size=self.size, radius=min(radii) if radii else None)
         parts = {name: _stacked(getattr(self, name), getattr(other, name)) for name in _ROWS}
-        low, high = np.maximum(self.lower, other.lower), np.minimum(self.upper, other.upper)
-        both._set({"lower": low, "upper": high, **parts})
+        free = self.unbounded and other.unbounded
+        low = self.lower if free else np.maximum(self.lower, other.lower)
+        high = self.upper if free else np.minimum(self.upper, other.upper)
+        both._set({"lower": low, "upper": high, **parts}, free)
         return both
 
     @cached_property
@@ -182,14 +187,20 @@ def _product(x: Any, bound: Any) -> float:
     return float(np.where(x > 0, x * np.where(x > 0, bound, 0.0), 0.0).sum())
 
 
-def _numbers(value: Any, name: str, shape: tuple[int, ...], default: float) -> Any:
-    if value is None:
-        return np.full(shape, default)
+@lru_cache(maxsize=256)
+def _unlimited(p: int, value: float) -> Any:
+    """Bounds that are none, shared by all sets of p coordinates; read-only."""
+    found = np.full(p, value)
+    found.setflags(write=False)
+    return found
+
+
+def _numbers(value: Any, name: str, p: int) -> Any:
     found, _ = arrays.as_float64(value, name, np)
     try:
-        found = np.array(np.broadcast_to(found, shape))
+        found = np.array(np.broadcast_to(found, (p,)))
     except ValueError:
-        raise InvalidProblem(f"{name} has shape {tuple(found.shape)}; {shape} is needed") from None
+        raise InvalidProblem(f"{name} has shape {tuple(found.shape)}; ({p},) is needed") from None
     if np.isnan(found).any():
         raise InvalidProblem(f"{name}[{int(np.flatnonzero(np.isnan(found))[0])}] is nan; a number is needed")
     return found
