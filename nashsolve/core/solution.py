@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from . import arrays, rendering
@@ -176,6 +176,9 @@ class Solution:
         return _text(self)
 
 
+_DEFAULTS = {f.name: f.default for f in fields(Solution) if f.default is not MISSING}
+
+
 def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: str, **how: Any) -> Solution:
     """Set the status from the certificate alone and cast to the caller's dtype."""
     xp = problem.xp
@@ -199,7 +202,8 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
 
     status: Any = Status(int(codes)) if codes.ndim == 0 else codes
     message = status.advice if isinstance(status, Status) else batch_message(codes, problem)
-    return Solution(
+    solution = object.__new__(Solution)  # whose own __init__ would set the fields one by one
+    values: dict[str, Any] = dict(
         problem=problem,
         alpha=answer(proof.alpha),
         ball_multiplier=cast(multiplier),
@@ -222,6 +226,8 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
         message=message,
         **how,
     )
+    solution.__dict__.update(_DEFAULTS | {"details": {}} | values)
+    return solution
 
 
 def _batch_text(s: Solution) -> str:

@@ -85,8 +85,10 @@ class ConvexBargainingProblem(Family):
         n = len(entries)
         self._read_players(n, self.weights, self.disagreement, names)
         if self.form == "linear":
-            self._set(offset=read_vector(self.offset, "offset", n, self.names, 0.0))
-            refuse(check_finite(self.offset, "offset", np, 1))
+            offset = read_vector(self.offset, "offset", n, self.names, 0.0)
+            if self.offset is not None:
+                refuse(check_finite(offset, "offset", np, 1))
+            self._set(offset=offset)
         elif self.offset is not None:
             raise InvalidProblem("offset belongs to linear utilities; add it inside the functions or expressions")
         self._set(utilities=entries if self.form == "linear" else tuple(entries))

@@ -48,9 +48,11 @@ class Family:
             raise InvalidProblem("there are no players; at least one is needed")
         self._set(n=n, names=read_names(names, n))
         given = read_vector(weights, "weights", n, self.names, 1.0)
-        refuse(check_positive(given, "weights", np, 1))
+        if weights is not None:
+            refuse(check_positive(given, "weights", np, 1))
         threat = read_vector(disagreement, "disagreement", n, self.names, 0.0)
-        refuse(check_finite(threat, "disagreement", np, 1))
+        if disagreement is not None:
+            refuse(check_finite(threat, "disagreement", np, 1))
         self._set(power=given, weights=None if weights is None else given, disagreement=threat)
 
     def _set(self, **values: Any) -> None:
