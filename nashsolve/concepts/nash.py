@@ -39,8 +39,7 @@ def agree_fair(bargain: Bargain, aversion: float) -> Agreement:
         none = no_agreement(bargain)
         if none is not None:
             return none
-    with np.errstate(all="ignore"):
-        slope = w / gains if aversion == 1 else w * gains**-aversion
+    slope = w / gains if aversion == 1 else w * gains**-aversion
     support = support_at(bargain, slope, found) if gain and math.isfinite(slope.sum()) else np.inf
     proof = certify_fair(numpy_view(bargain.problem), found.utilities, support, aversion, found.point)
     if not float(proof.error_bound.max()) <= 1e3 * oracle.rtol:

@@ -185,7 +185,7 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
     worst = xp.max(proof.error_bound, axis=-1) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
     codes, limited = decide(problem, proof, worst, rtol, stopped)
     out = arrays.output_dtype(problem.kind, xp)
-    clean = not bool(xp.any(codes))
+    clean = not bool(xp.any(codes) if codes.ndim else codes)
     nan = xp.nan + 0 * proof.alpha
     multiplier, certificate = proof.ball_multiplier, nan
     if not clean:

@@ -19,7 +19,7 @@ def decide(
     if problem.n == 0:
         return xp.zeros(problem.batch_shape, dtype=xp.int64, device=arrays.device(worst)), ""
     sure = (proof.margin_lower > 0) & (worst <= rtol)
-    if problem.invalid is None and bool(xp.all(sure)):
+    if problem.invalid is None and bool(xp.all(sure) if sure.ndim else sure):
         return xp.zeros(worst.shape, dtype=xp.int64, device=arrays.device(worst)), ""
     floor = proof.at_floor
     feasible = proof.margin_lower > 0
