@@ -133,11 +133,11 @@ def _polish_all(
     for share in (1.0, 1e-3, 1e3):
         if best > goal:
             active = np.flatnonzero(pi * total > share * z * pi.sum())
-            found, best = _polish(v, w, found, best, total, active)
+            found, best = _polish(v, w, found, best, total, goal, active)
     return found, best
 
 
-def _polish(v: Any, w: Any, found: Any, best: float, total: float, active: Any) -> tuple[Any, float]:
+def _polish(v: Any, w: Any, found: Any, best: float, total: float, goal: float, active: Any) -> tuple[Any, float]:
     """Newton on the outcomes that are played: the full system, whose rounding the eliminated one amplifies."""
     n, rows = len(w), v[active]
     pi, a = found[0][active], w / found[1]
@@ -158,6 +158,8 @@ def _polish(v: Any, w: Any, found: Any, best: float, total: float, active: Any) 
         if gap >= best:
             break
         best, found = gap, (played, gains)
+        if best <= goal:
+            break
     return found, best
 
 
@@ -217,5 +219,5 @@ def _step(v: Any, target: Any, x: Any, y: Any, product: Any, rest: float, total:
 
 def _longest(x: Any, y: Any, dx: Any, dy: Any) -> float:
     """Largest step that keeps all positive; alpha and the gains are tied by a product, so all move together."""
-    lowest = min((dx / x).min(), (dy / y).min())
+    lowest = min(np.minimum.reduce(dx / x), np.minimum.reduce(dy / y))
     return float(-1 / lowest) if lowest < 0 else np.inf
