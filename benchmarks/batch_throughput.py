@@ -51,15 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     part = min(options.loop, options.batch)
     lines, records = [], []
-    for family, rows in batches(options.batch, options.n).items():
-        for kind, stack in (("gram", rows @ rows.swapaxes(-1, -2)), ("vectors", rows)):
+    drawn = batches(options.batch, options.n)
+    grams = {family: rows @ rows.swapaxes(-1, -2) for family, rows in drawn.items()}
+    cases = [("auto", "gram", grams), ("newton", "gram", grams), ("newton", "vectors", drawn)]
+    for solver, kind, stacks in cases:
+        for family, stack in stacks.items():
 
-            def batched(stack: Array = stack, kind: str = kind) -> Array:
-                return solve(BargainingProblem(**{kind: stack}), solver="newton", on_failure="return").alpha
+            def batched(stack: Array = stack, kind: str = kind, solver: str = solver) -> Array:
+                return solve(BargainingProblem(**{kind: stack}), solver=solver, on_failure="return").alpha
 
-            def looped(stack: Array = stack, kind: str = kind) -> list[Array]:
+            def looped(stack: Array = stack, kind: str = kind, solver: str = solver) -> list[Array]:
                 return [
-                    solve(BargainingProblem(**{kind: one}), solver="newton", on_failure="return").alpha
+                    solve(BargainingProblem(**{kind: one}), solver=solver, on_failure="return").alpha
                     for one in stack[:part]
                 ]
 
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return [nash_weights(one) for one in stack[:part]]
 
             calls: dict[str, Callable[[], object]] = {"batched": batched, "loop": looped}
-            if kind == "gram":
+            if solver == "auto":
                 calls["lean loop"] = lean
             together, apart = batched()[:part], np.stack(looped())
             difference = float(np.max(np.abs(together / apart - 1.0)))
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ratio = each["loop"] / each["batched"]
             lines.append(
                 [
-                    f"{family}, {kind}",
+                    f"{solver}, {kind}, {family}",
                     *(measure.figure(1e6 * each[name]) if name in each else "-" for name in ("batched", "loop")),
                     f"{ratio:.1f}x",
                     measure.figure(1e6 * each["lean loop"]) if "lean loop" in each else "-",
@@ -89,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{difference:.0e}",
                 ]
             )
-            records.append({"family": family, "input": kind, "seconds_each": each, "ratio": ratio, "gap": difference})
+            record = {"solver": solver, "family": family, "input": kind, "ratio": ratio, "gap": difference}
+            records.append(record | {"seconds_each": each})
     print(measure.banner())
     title = f"{options.batch} problems of {options.n} players (loops: {part} of them), microseconds a problem"
     header = [
