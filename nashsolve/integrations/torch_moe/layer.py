@@ -12,7 +12,7 @@ from nashsolve.core.errors import InvalidProblem, InvalidType
 
 from .balance import balance_losses
 from .base import BaseExpert
-from .chain import BaseExpertChain
+from .chain_member import ChainMember
 from .config import MoEConfig
 from .curvature import KroneckerCurvature
 from .experts import Expert, ExpertView
@@ -22,7 +22,7 @@ from .router_output import RouterOutput
 from .routers import make_router
 
 
-class MoE(nn.Module):
+class MoE(ChainMember, nn.Module):
     """A drop-in for the feed-forward of a transformer block: router, experts, merge rule, base expert.
 
     Parameters
@@ -64,8 +64,6 @@ class MoE(nn.Module):
         self.curvature = KroneckerCurvature(view.n, view.shapes, rank, normalise) if curved else None
         self.router_output: RouterOutput | None = None
         self.losses: dict[str, Tensor] = {}
-        # In a tuple, which nn.Module does not look into: the chain is a child of its first layer only.
-        self._place: tuple[BaseExpertChain, int] | None = None
 
     def forward(
         self,
@@ -141,23 +139,6 @@ class MoE(nn.Module):
     def expert_view(self) -> ExpertView:
         """The experts as vectors."""
         return ExpertView.of(self.experts)
-
-    def chain_curvature(self) -> KroneckerCurvature | None:
-        """The curvature where it acts in the propagation of the base expert."""
-        return self.curvature if self.config.curvature.in_chain else None
-
-    @property
-    def place(self) -> tuple[BaseExpertChain, int] | None:
-        """The chain that the layer is a part of, and its position there."""
-        return self._place
-
-    def join(self, chain: BaseExpertChain, position: int) -> None:
-        """Become layer `position` of a chain; a later layer gives up its own base expert."""
-        self._place = (chain, position)
-        if position == 0:
-            self.chain = chain
-        else:
-            self.base = None
 
     def auxiliary_loss(self) -> Tensor:
         """Sum of `losses` of the last call; zero where there are none."""

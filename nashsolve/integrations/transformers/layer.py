@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nashsolve.core.errors import InvalidProblem
 
 from ..torch_moe.base import BaseExpert
-from ..torch_moe.chain import BaseExpertChain
+from ..torch_moe.chain_member import ChainMember
 from ..torch_moe.config import MoEConfig
 from ..torch_moe.curvature import KroneckerCurvature
 from ..torch_moe.experts import ExpertView
@@ -41,7 +41,7 @@ class ModelCall(MergeCall):
         return super().per_token(rows) if self.segments is None else self.segments.per_token(rows)
 
 
-class MergingLayer(nn.Module):
+class MergingLayer(ChainMember, nn.Module):
     """What merging adds to one block; the block's own experts and router stay where they are.
 
     Parameters
@@ -77,7 +77,6 @@ class MergingLayer(nn.Module):
         # In a tuple, which nn.Module does not look into: experts belong to their block.
         self._experts = (experts,)
         self.router = router
-        self._place: tuple[BaseExpertChain, int] | None = None
         self.enabled, self.neutral = True, config.neutral
         view = self.expert_view()
         self.rule = RULES[settings.merge.rule](settings)
@@ -185,23 +184,6 @@ class MergingLayer(nn.Module):
         if self.base is None:
             raise InvalidProblem(f"{self.name} has no base expert of its own to set")
         self.base.set(given)
-
-    def chain_curvature(self) -> KroneckerCurvature | None:
-        """The curvature where it acts in the propagation of the base expert."""
-        return self.curvature if self.config.curvature.in_chain else None
-
-    @property
-    def place(self) -> tuple[BaseExpertChain, int] | None:
-        """The chain that the layer is a part of, and its position there."""
-        return self._place
-
-    def join(self, chain: BaseExpertChain, position: int) -> None:
-        """Become layer `position` of a chain; a later layer gives up its own base expert."""
-        self._place = (chain, position)
-        if position == 0:
-            self.chain = chain
-        else:
-            self.base = None
 
     def after_step(self) -> None:
         """What happens once after every optimizer step."""

@@ -113,7 +113,7 @@ class Merging(nn.Module):
             hint = "" if self.config.across_dense else "; across_dense=True lets chains pass layers without experts"
             raise InvalidProblem(f"every chain would have one layer only, so that a chain changes nothing{hint}")
         for chain in chains:
-            members = [k for k, layer in enumerate(layers) if layer._place is not None and layer._place[0] is chain]
+            members = [k for k, layer in enumerate(layers) if layer.place is not None and layer.place[0] is chain]
             self._bases[places[members[0]].stack].chains.append((chain, members))
         return tuple(chains)
 

@@ -32,10 +32,10 @@ def _row(merging: Merging, k: int) -> tuple[str, ...]:
     layer = merging.members[k]
     view, neutral = layer.expert_view(), layer.neutral
     chain, position = "", 0
-    if layer._place is not None:
-        number = merging.chains.index(layer._place[0])
-        position = layer._place[1]
-        chain = f"{number}, position {position} of {len(layer._place[0])}"
+    if layer.place is not None:
+        number = merging.chains.index(layer.place[0])
+        position = layer.place[1]
+        chain = f"{number}, position {position} of {len(layer.place[0])}"
     if not layer.config.needs_base:
         base = "none"
     elif position:
