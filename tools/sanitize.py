@@ -122,7 +122,7 @@ def misuse(native: object) -> None:
         good[:, ::2],
         b"12",
     )
-    for name in ("weights", "solve", "certify", "examine", "newton", "instruction_set"):
+    for name in ("weights", "solve", "certify", "examine", "inverse", "newton", "instruction_set"):
         call = getattr(native, name)
         for count in range(16):
             for value in odd:

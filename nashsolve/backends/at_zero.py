@@ -11,7 +11,7 @@ from typing import Any
 
 from array_api_compat import is_numpy_namespace
 
-from nashsolve.core.arrays import EPS64, Array, device, matvec, put_rows, spd_solver
+from nashsolve.core.arrays import EPS64, Array, device, matvec, put_rows, spd_factor, spd_solve
 from nashsolve.core.problem import BargainingProblem
 from nashsolve.core.solver import RawAnswer
 
@@ -119,7 +119,7 @@ def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array
     b, w = problem.unit_gram, problem.power
     eye = xp.eye(problem.n, dtype=xp.float64, device=device(b))
     h = a[..., :, None] * b * a[..., None, :] + w[..., None, :] * eye
-    solver = spd_solver(xp.where(lost[..., None, None], eye, h), xp)
+    factor = spd_factor(xp.where(lost[..., None, None], eye, h), xp)
     best = xp.full_like(a[..., 0], 0.5)
     opposed = ~lost & (xp.sum(a, axis=-1) > _LOSS * xp.sqrt(xp.sum(w, axis=-1)))
     opposed = opposed if bool(xp.any(opposed)) else None
@@ -129,7 +129,7 @@ def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array
             residual = _sharper(residual, opposed, problem.unit_vectors, a, w, xp)
         if problem.mask is not None:
             residual = xp.where(problem.mask, residual, xp.zeros_like(residual))
-        step = solver(residual)
+        step = spd_solve(factor, residual, xp)
         size = xp.max(xp.abs(step), axis=-1)
         better = (size < 0.5 * best) & ~lost
         a = xp.where(better[..., None], a * (1 + step), a)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from array_api_compat import array_namespace, is_numpy_namespace, is_torch_namespace
 from array_api_compat import device as device
 
+from .. import kernels
 from .errors import InvalidType
 
 Array = Any
@@ -154,13 +155,55 @@ def matvec(a: Array, x: Array, xp: Any) -> Array:
     return xp.matmul(a, x[..., None])[..., 0]
 
 
-def spd_solver(h: Array, xp: Any) -> Any:
-    """Solve with a symmetric positive definite (..., n, n) matrix: returns rhs (..., n) -> x (..., n)."""
+@cache
+def inversion(n: int) -> Any:
+    """How symmetric positive definite NumPy matrices (..., n, n) in C order are inverted; to NaN where they are not.
+
+    By the compiled kernel for a few players, where there is one: that takes a fraction of the time of LAPACK. Else by
+    what is behind NumPy's `linalg.inv`, whose wrapper takes longer than the work for one matrix of a few players, or
+    by the wrapper, which raises LinAlgError for singular ones, where a release hides that. One matrix and a batch of
+    them get the same bits.
+    """
+    import numpy as np
+
+    native = kernels.load()
+    if native is not None and 0 < n <= kernels.SIDE_BY_SIDE:
+
+        def by_kernel(matrices: Any) -> Any:
+            out = np.empty(matrices.shape)
+            native.inverse(np.ascontiguousarray(matrices), out)
+            return out
+
+        return by_kernel
+    try:
+        from numpy.linalg._umath_linalg import inv
+    except ImportError:
+        return np.linalg.inv
+    return partial(inv, signature="d->d")
+
+
+def spd_factor(h: Array, xp: Any) -> Array:
+    """What `spd_solve` needs of symmetric positive definite (..., n, n) matrices: an array, one row a matrix."""
     if is_torch_namespace(xp):
-        factor, _ = xp.linalg.cholesky_ex(h)
-        return lambda b: xp.cholesky_solve(b[..., None], factor)[..., 0]
-    inverse = xp.linalg.inv(h)
-    return lambda b: matvec(inverse, b, xp)
+        return xp.linalg.cholesky_ex(h)[0]
+    if is_numpy_namespace(xp) and h.size:
+        return inversion(h.shape[-1])(h)
+    return xp.linalg.inv(h)
+
+
+def spd_solve(factor: Array, b: Array, xp: Any) -> Array:
+    """Solve with factored matrices for right-hand sides (..., n)."""
+    return xp.cholesky_solve(b[..., None], factor)[..., 0] if is_torch_namespace(xp) else matvec(factor, b, xp)
+
+
+def set_diagonal(h: Array, diagonal: Array, xp: Any) -> Array:
+    """Matrices (..., n, n), which nobody else may hold, with another diagonal (..., n)."""
+    n = h.shape[-1]
+    if is_numpy_namespace(xp) and h.flags.c_contiguous:
+        h.reshape(*h.shape[:-2], n * n)[..., :: n + 1] = diagonal
+        return h
+    here = xp.eye(n, dtype=xp.bool, device=device(h))
+    return xp.where(here, diagonal[..., :, None], h)
 
 
 def cholesky_succeeds(a: Array, shift: float, xp: Any) -> bool:

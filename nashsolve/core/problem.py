@@ -178,22 +178,23 @@ class BargainingProblem:
         return raw if bool(xp.all((squares > _SMALLEST) & (squares < 1 / _SMALLEST))) else None
 
     def _read_at_once(self) -> bool:
-        """Check and equilibrate a plain Gram in NumPy by the kernel, where there is one and it finds nothing to say."""
+        """Check and equilibrate plain Grams in NumPy by the kernel, where there is one and it finds nothing to say."""
         native, gram = kernels.load(), self.gram
-        if native is None or type(gram).__name__ != "ndarray" or gram.ndim != 2 or self.gram_error != 0:
+        if native is None or type(gram).__name__ != "ndarray" or gram.ndim < 2 or self.gram_error != 0:
             return False
         if any(v is not None for v in (self.metric, self.mask, self.names, self.disagreement)) or self.symmetrize:
             return False
         import numpy as np
 
-        scale, unit = np.empty(gram.shape[0]), np.empty(gram.shape)
-        if native.examine(gram, 0.0, scale, unit) != 0:
+        n, batch = gram.shape[-1], gram.shape[:-2]
+        scale, unit = np.empty(gram.shape[:-1]), np.empty(gram.shape)
+        if native.examine(gram, 0.0, scale, unit, kernels.threads() if batch else 1) != 0:
             return False
         self._set(kind="float64", gram_error=0.0, scale=scale, unit_gram=unit, invalid=None, invalid_reason="")
         if self.weights is None and self.radius is None:
-            self._set(batch_shape=(), power=np.ones(gram.shape[0]))
+            self._set(batch_shape=batch, power=np.ones(n))
         else:
-            self._shape_small(gram.shape[0], self.xp, gram)
+            self._shape_small(n, self.xp, gram)
             self._check_small(self.xp)
         return True
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent
-INTERFACE = 4
+INTERFACE = 5
 """Raised with every change of what Python passes to the kernel, so that a stale build is not called."""
+
+SIDE_BY_SIDE = 8
+"""Players up to which problems lie side by side in vector registers: LARGEST_LANE in engine.cpp."""
 
 MOST_ITERATIONS = 2**31 - 2
 """What the kernel counts up to; a larger limit is none."""

@@ -167,10 +167,45 @@ template <class T> NASH_FN int one_certify(const Batch& p, long item, int live, 
     return worst_of(code, live);
 }
 
-enum Job { SOLVE, ITERATE, CERTIFY };
+// Scale and unit Gram; -1 where a Gram needs words, or the mean of its halves.
+template <class T> NASH_FN int one_examine(const Batch& p, long item, int live, int n, typename T::S* block) {
+    using S = typename T::S;
+    Desk<S> desk(block, n);
+    S radius, apart;
+    read(p, item, live > 1 ? 1 : 0, n, desk, radius);
+    const Settings how{p.gram_error, p.rtol, 0, true};
+    const auto good = examine(T(), n, desk.gram, desk.scale, desk.unit, apart, how, desk.room);
+    for (int i = 0; i < n; ++i) keep(desk.scale[i], p.scale + item * n + i, n, live);
+    for (long k = 0; k < (long)n * n; ++k) keep(desk.unit[k], p.unit + item * n * n + k, (long)n * n, live);
+    return worst_of(select(good & (apart <= 0), Kind<S>::all(0), Kind<S>::all(LEFT_TO_PYTHON)), live);
+}
+
+// The inverse of the symmetric positive definite matrix in gram; NaN where a pivot is not positive.
+template <class T> NASH_FN int one_inverse(const Batch& p, long item, int live, int n, typename T::S* block) {
+    using S = typename T::S;
+    Desk<S> desk(block, n);
+    S radius, *column = desk.w, *diagonal = desk.room.lines;
+    const T team;
+    read(p, item, live > 1 ? 1 : 0, n, desk, radius);
+    const auto good = team.factor(desk.gram, diagonal, n);
+    for (int j = 0; j < n; ++j) {
+        for (int i = 0; i < n; ++i) column[i] = Kind<S>::all(i == j);
+        team.solve(desk.gram, diagonal, column, n);
+        for (int i = j; i < n; ++i) {
+            const S value = select(good, column[i], Kind<S>::all(not_a_number()));
+            keep(value, p.unit + item * n * n + i * n + j, (long)n * n, live);
+            keep(value, p.unit + item * n * n + j * n + i, (long)n * n, live);
+        }
+    }
+    return 0;
+}
+
+enum Job { SOLVE, ITERATE, CERTIFY, EXAMINE, INVERT };
 template <class T, Job JOB> NASH_FN int work(const Batch& p, long item, int live, int n, typename T::S* block) {
     if constexpr (JOB == SOLVE) return one<T>(p, item, live, n, block);
     if constexpr (JOB == ITERATE) return one_iterate<T>(p, item, live, n, block);
+    if constexpr (JOB == EXAMINE) return one_examine<T>(p, item, live, n, block);
+    if constexpr (JOB == INVERT) return one_inverse<T>(p, item, live, n, block);
     return one_certify<T>(p, item, live, n, block);
 }
 
@@ -229,22 +264,6 @@ template <Job JOB> int run(const Batch& p, long begin, long end) {
 
 #endif
 
-// Fills scale and unit; -1 where the Gram needs words, or a mean of its halves.
-int examine(const Batch& p) {
-    const int n = p.n;
-    double* block = room.of(Desk<double>::doubles(n));
-    if (!block) return -1;
-    Desk<double> desk(block, n);
-    double radius, apart;
-    read(p, 0, 0, n, desk, radius);
-    const Settings how{p.gram_error, p.rtol, 0, true};
-    const bool good = n <= LARGEST_LANE
-                          ? NASH_NAMESPACE::examine(Lane<double>(), n, desk.gram, p.scale, p.unit, apart, how, desk.room)
-                          : NASH_NAMESPACE::examine(Row(), n, desk.gram, p.scale, p.unit, apart, how, desk.room);
-    room.trim();
-    return good && apart == 0 ? 0 : -1;
-}
-
 int in_ball(int n, int many, const double* gram, const double* limit, const double* w, int max_iter, double* eta,
             int* steps) {
     double* block = room.of(InBall::doubles(many));
@@ -256,6 +275,6 @@ int in_ball(int n, int many, const double* gram, const double* limit, const doub
 
 }  // namespace
 
-extern const Engine engine = {NASH_NAME, run<SOLVE>, run<ITERATE>, run<CERTIFY>, examine, in_ball};
+extern const Engine engine = {NASH_NAME, run<SOLVE>, run<ITERATE>, run<CERTIFY>, run<EXAMINE>, run<INVERT>, in_ball};
 
 }  // namespace NASH_NAMESPACE

@@ -30,7 +30,8 @@ struct Engine {
     int (*solve)(const Batch&, long begin, long end);    // the worst status code, negative if one is left to Python
     int (*iterate)(const Batch&, long begin, long end);  // gram is equilibrated; status holds Stop codes
     int (*certify)(const Batch&, long begin, long end);  // alpha is in start, gram checked
-    int (*examine)(const Batch&);
+    int (*examine)(const Batch&, long begin, long end);  // fills scale and unit
+    int (*invert)(const Batch&, long begin, long end);   // gram is positive definite, its inverse goes to unit
     // A ball with linear constraints (in_ball.hpp): 0 found, 1 max_iter, 2 numerical, -1 no memory.
     int (*in_ball)(int n, int many, const double* gram, const double* limit, const double* w, int max_iter, double* eta,
                    int* steps);

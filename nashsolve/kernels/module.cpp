@@ -206,16 +206,34 @@ PyObject* certify(PyObject*, PyObject* const* args, Py_ssize_t count) {
 }
 
 PyObject* examine(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 4) return PyErr_Format(PyExc_TypeError, "examine(gram, gram_error, scale, unit)");
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "examine(gram, gram_error, scale, unit, threads)");
     View gram, none, scale, unit;
     Batch p{};
     p.gram_error = PyFloat_AsDouble(args[1]);
+    const long threads = PyLong_AsLong(args[4]);
     if (PyErr_Occurred()) return nullptr;
     if (!gram.take(args[0], false, 'd') || !scale.take(args[2], true, 'd') || !unit.take(args[3], true, 'd') ||
-        !shape(gram, none, none, p) || p.count != 1 || scale.length() != p.n || unit.length() != gram.length())
+        !shape(gram, none, none, p) || scale.length() != (Py_ssize_t)p.count * p.n || unit.length() != gram.length())
         return PyLong_FromLong(-1);
     p.scale = scale.doubles(), p.unit = unit.doubles();
-    return PyLong_FromLong(engine->examine(p));
+    if (p.count == 1) return PyLong_FromLong(engine->examine(p, 0, 1));
+    int worst;
+    Py_BEGIN_ALLOW_THREADS
+    worst = run(p, engine->examine, threads);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(worst);
+}
+
+PyObject* inverse(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "inverse(matrices, out)");
+    View matrices, none, out;
+    Batch p{};
+    if (!matrices.take(args[0], false, 'd') || !out.take(args[1], true, 'd') || !shape(matrices, none, none, p) ||
+        out.length() != matrices.length())
+        return PyErr_Format(PyExc_ValueError, "contiguous float64 arrays of matching shapes are needed");
+    p.unit = out.doubles();
+    engine->invert(p, 0, p.count);
+    Py_RETURN_NONE;
 }
 
 PyObject* newton(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -276,7 +294,8 @@ PyMethodDef methods[] = {
     METHOD(weights, "alpha of one Gram or a batch into out; the worst status, -1 for what needs words"),
     METHOD(solve, "alpha, certificate and status of a batch; the worst status, -1 for what needs words"),
     METHOD(certify, "certificate and status of given alphas of checked Grams; the worst status"),
-    METHOD(examine, "scale and unit Gram of one problem; -1 for what needs words"),
+    METHOD(examine, "scale and unit Gram of one problem or a batch; -1 for what needs words"),
+    METHOD(inverse, "of symmetric positive definite matrices, NaN where they are not"),
     METHOD(newton, "the iteration alone, on equilibrated Grams"),
     METHOD(in_ball, "multipliers of a ball with linear constraints; why it stopped, and the steps"),
     METHOD(instruction_set, "the instruction set in use; with a name, switch to it (for tests)"),
@@ -290,6 +309,6 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "nashsolve.kernels._native", "T
 PyMODINIT_FUNC PyInit__native() {
     engine = find(nullptr);
     PyObject* module = PyModule_Create(&definition);
-    if (module) PyModule_AddIntConstant(module, "interface", 4);  // as INTERFACE in __init__.py
+    if (module) PyModule_AddIntConstant(module, "interface", 5);  // as INTERFACE in __init__.py
     return module;
 }

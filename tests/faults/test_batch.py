@@ -167,7 +167,7 @@ def test_broadcast_input(what: str) -> None:
 def test_interrupt_mid_batch(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import nashsolve.backends.newton as newton
 
-    real, calls = newton.spd_solver, []
+    real, calls = newton.spd_factor, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(1)
@@ -175,7 +175,7 @@ def test_interrupt_mid_batch(after: int, monkeypatch: pytest.MonkeyPatch) -> Non
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(newton, "spd_solver", interrupted)
+    monkeypatch.setattr(newton, "spd_factor", interrupted)
     grams = good_batch(10)
     before = grams.tobytes()
     result = None

@@ -171,7 +171,7 @@ def test_nan_in_mid_iteration(after: int, monkeypatch: pytest.MonkeyPatch) -> No
         calls.append(1)
         return real(h) * np.nan if len(calls) > after else real(h)
 
-    monkeypatch.setattr("nashsolve.backends.newton._inversion", lambda: broken)
+    monkeypatch.setattr("nashsolve.backends.newton.inversion", lambda n: broken)
     problem = P(gram=GRAM * np.outer([1, 3, 9], [1, 3, 9]), weights=[1.0, 20.0, 0.1])
     solution = ns.solve(problem, solver="newton", on_failure="return")
     assert calls
