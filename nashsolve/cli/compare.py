@@ -10,9 +10,9 @@ import typer
 from nashsolve.compare import compare as compare_concepts
 from nashsolve.concepts import catalog
 
+from .any_file import read_any, read_concepts
 from .arguments import FILE, JSON, VECTORS
-from .exits import Exit, UsageError, emit, finish, guarded
-from .plot import read_any
+from .exits import Exit, emit, finish, guarded
 
 CONCEPTS = typer.Option(metavar="LIST", help=f"Some of {', '.join(catalog.NAMES)}; all that are defined by default.")
 
@@ -34,14 +34,3 @@ def compare(
         else:
             typer.echo(str(result))
         finish(code)
-
-
-def read_concepts(text: str | None) -> list[str] | None:
-    """Names from a comma list."""
-    if text is None:
-        return None
-    chosen = [part.strip() for part in text.split(",") if part.strip()]
-    for name in chosen:
-        if name not in catalog.NAMES:
-            raise UsageError(f"--concepts has {name!r}; choose among {', '.join(catalog.NAMES)}")
-    return chosen

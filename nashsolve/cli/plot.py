@@ -11,19 +11,11 @@ from nashsolve import axioms
 from nashsolve.compare import Comparison
 from nashsolve.compare import compare as compare_concepts
 
+from .any_file import read_any, read_concepts
 from .arguments import FILE, VECTORS
 from .exits import UsageError, guarded
-from .families import SUFFIXES, read_family
-from .files import read_problem
 
 KINDS = ("auto", "frontier", "simplex", "hemisphere", "gains", "axioms")
-
-
-def read_any(file: Path, vectors: bool = False) -> Any:
-    """The problem of a file of any kind."""
-    if file.suffix.lower() in SUFFIXES:
-        return read_family(file, vectors=vectors or None)[0]
-    return read_problem(file, vectors=vectors)
 
 
 def plot(
@@ -34,8 +26,6 @@ def plot(
     vectors: Annotated[bool, VECTORS] = False,
 ) -> None:
     """Draw the problem in FILE with its agreements into OUT."""
-    from .compare import read_concepts
-
     with guarded(as_json=False):
         if kind not in KINDS:
             raise UsageError(f"--kind is {kind!r}; choose one of {', '.join(KINDS)}")
