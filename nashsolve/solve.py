@@ -129,7 +129,7 @@ def _general(
         raise InvalidProblem(f"{name} has no effect here: there is one way to solve this; leave it out")
     if problem is not None and not isinstance(problem, BargainingProblem | Family):
         problem = BargainingProblem(gram=problem)
-    return answer(problem, concept, on_failure, **options)
+    return answer(problem, concept, on_failure, **_read_options(options))
 
 
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver: str, begin: float) -> Solution:

@@ -104,6 +104,24 @@ def exercise(native: object, name: str) -> None:
             for call in (ns.nash_weights, ns.solve):
                 with contextlib.suppress(ns.NashSolveError):
                     call(item)
+    exercise_families(rng)
+
+
+def exercise_families(rng: object) -> None:
+    """Tables of outcomes and balls with linear constraints, short and long, with agreement and without."""
+    import numpy as np
+
+    import nashsolve as ns
+
+    for n in (*range(1, 20), 33, 64):
+        for many in (1, 3, 8 * n + 1, 15 * n, 15 * n + 1, 40 * n + 5, 700):
+            payoffs = rng.standard_normal((many, n)) + rng.choice([-1.0, 0.0, 0.5])
+            payoffs = np.round(payoffs) if many % 3 == 0 else payoffs
+            for limit in (2, 80):
+                with contextlib.suppress(ns.InvalidProblem):
+                    ns.solve(ns.OutcomeBargainingProblem(payoffs), max_iter=limit, on_failure="return")
+        domain = ns.ball(n + 1) & ns.polytope(rng.standard_normal((n, n + 1)), 0.1)
+        ns.solve(ns.ConvexBargainingProblem(rng.standard_normal((n, n + 1)) + 1, domain), on_failure="return")
 
 
 def misuse(native: object) -> None:
@@ -122,7 +140,8 @@ def misuse(native: object) -> None:
         good[:, ::2],
         b"12",
     )
-    for name in ("weights", "solve", "certify", "examine", "inverse", "newton", "instruction_set"):
+    names = ("weights", "solve", "certify", "examine", "inverse", "newton", "in_ball", "lottery", "instruction_set")
+    for name in names:
         call = getattr(native, name)
         for count in range(16):
             for value in odd:

@@ -47,8 +47,12 @@ def answer(problem: Any, concept: str, on_failure: str | None = None, **options:
     asked = oracle(problem, engine)
     with arrays.quiet(np):
         found = catalog.load(concept)(Bargain.of(problem, asked), **own)
-    seconds = time.perf_counter() - begin
-    solution = _solution(problem, concept, found, asked.rtol if rtol is None else rtol, seconds)
+        seconds = time.perf_counter() - begin
+        solution = _solution(problem, concept, found, asked.rtol if rtol is None else rtol, seconds)
+    if solution.success and not isinstance(problem, BargainingProblem):
+        priced = concept in ("nash", "alpha_fairness")  # elsewhere the multipliers are in other units
+        duals = found.proposal.evidence.get("duals") if priced else None
+        solution.details.update(problem.interpret(found.proposal.point, duals))
     if (on_failure or "raise") == "raise" and not solution.success:
         _raise(solution)
     return solution
@@ -78,21 +82,17 @@ def _solution(problem: Any, concept: str, found: Agreement, rtol: float, seconds
     elif duals is not None:
         details["duals"] = duals if isinstance(duals, list) else duals.to_dict()
     stopped = proposal.stopped if proposal.stopped in ("max_iter", "time") else ""
-    with arrays.quiet(problem.xp):
-        solution = build(
-            problem,
-            proof,
-            rtol,
-            stopped,
-            n_iter=proposal.n_iter,
-            solver=proposal.solver,
-            solve_time=seconds,
-            details=details,
-            concept=concept,
-        )
-    if solution.success and not isinstance(problem, BargainingProblem):
-        priced = concept in ("nash", "alpha_fairness")  # elsewhere the multipliers are in other units
-        details |= problem.interpret(proposal.point, duals if priced else None)
+    solution = build(
+        problem,
+        proof,
+        rtol,
+        stopped,
+        n_iter=proposal.n_iter,
+        solver=proposal.solver,
+        solve_time=seconds,
+        details=details,
+        concept=concept,
+    )
     return replace(solution, message=found.message) if found.message else solution
 
 

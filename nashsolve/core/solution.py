@@ -182,7 +182,7 @@ _DEFAULTS = {f.name: f.default for f in fields(Solution) if f.default is not MIS
 def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: str, **how: Any) -> Solution:
     """Set the status from the certificate alone and cast to the caller's dtype."""
     xp = problem.xp
-    worst = xp.max(proof.error_bound, axis=-1) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
+    worst = arrays.largest(proof.error_bound, xp) if problem.n else xp.sum(proof.gap[..., None] * 0, axis=-1)
     codes, limited = decide(problem, proof, worst, rtol, stopped)
     out = arrays.output_dtype(problem.kind, xp)
     clean = not bool(xp.any(codes) if codes.ndim else codes)
@@ -194,8 +194,11 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
         multiplier = xp.where(blocked, xp.nan + 0 * proof.gap, multiplier)
         certificate = xp.where(shows[..., None], proof.simplex, nan)
 
+    kind = proof.alpha.dtype
+    same = kind == out  # comparing dtypes costs more than asking whether they are one object
+
     def cast(x: Array) -> Array:
-        return x if x.dtype == out else xp.astype(x, out, copy=False)
+        return x if (same and x.dtype is kind) or x.dtype == out else xp.astype(x, out, copy=False)
 
     def answer(x: Array) -> Array:
         return cast(x if clean else xp.where(blocked[..., None], nan, x))

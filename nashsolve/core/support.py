@@ -15,6 +15,7 @@ import numpy as np
 from .arrays import EPS64
 from .certificate import Certificate
 
+_NAN = np.float64(np.nan)
 _STEPS = 200
 """Halvings that bring a bracket of a ratio to rounding."""
 
@@ -34,24 +35,31 @@ def certify_fair(problem: Any, utilities: Any, support: float, aversion: float =
     -------
     Certificate
         With `gap` in units of the welfare, and `error_bound` on the relative error of every gain, either way.
+
+    Notes
+    -----
+    Called where arithmetic is quiet: a point that nobody gains from divides by zero, and its certificate says so.
     """
     w = np.asarray(problem.power, dtype=float)
     d = _disagreement(problem)
     gains = utilities - d
     good = float(gains.min()) > 0 and math.isfinite(support)
-    with np.errstate(all="ignore"):
-        slope = w / gains if aversion == 1 else w * gains**-aversion
-        shares = slope * gains
-        rounding = 4 * EPS64 * float(abs(slope) @ (abs(utilities) + abs(d)))
-        gamma = max(support - float(slope @ d + shares.sum()), 0.0) + rounding
-        total = float(w.sum())
-        gap = total * math.log1p(gamma / total) if aversion == 1 and good else gamma
-        bound = ratio_bound(gap / shares, aversion) if good else np.full(len(w), np.inf)
-        slope = slope if good else np.where(gains > 0, slope, 0.0)
-        backward = gap / max(float(abs(slope) @ abs(gains)), 1e-300)
+    slope = w / gains if aversion == 1 else w * gains**-aversion
+    shares = slope * gains
+    sizes = abs(utilities) + abs(d)
+    weight = float(shares.sum())
+    length, reach = (weight, slope) if good else (float(abs(shares).sum()), abs(slope))
+    rounding = 4 * EPS64 * float(reach @ sizes)
+    gamma = max(support - (float(slope @ d) + weight), 0.0) + rounding
+    total = float(w.sum())
+    gap = total * math.log1p(gamma / total) if aversion == 1 and good else gamma
+    bound = ratio_bound(gap / shares, aversion) if good else np.full(len(w), np.inf)
+    slope = slope if good else np.where(gains > 0, slope, 0.0)
+    backward = gap / max(length, 1e-300)
     # the square root of rounding: more digits than that no gap can certify
     floor = np.bool_(good and gamma <= 16 * rounding)
-    return _proof(problem, utilities, slope, gap if good else np.inf, bound, backward, point, at_floor=floor)
+    gap = gap if good else np.inf
+    return _proof(problem, utilities, slope, gap, bound, backward, point, gains, sizes, at_floor=floor)
 
 
 def certify_value(
@@ -101,11 +109,12 @@ def ratio_bound(excess: Any, aversion: float) -> Any:
     Returns the larger of ``r - 1`` and ``1 / r - 1``, entry by entry; inf where r may reach zero.
     """
     excess = np.asarray(excess, dtype=float)
-    root = np.sqrt(2 * excess / aversion)
-    far = 1 + 2 * root if aversion == 1 else (1 + 2 * root) ** ((1 + aversion) / 2)
-    if float(root.max(initial=0.0)) < 0.5 and float(far.max(initial=1.0)) <= 2:
+    root = np.sqrt(excess * (2 / aversion))
+    largest = float(root.max(initial=0.0))
+    far, power = 1 + 2 * root, (1 + aversion) / 2
+    if largest < 0.5 and (1 + 2 * largest) ** power <= 2:
         # the second derivative a t**(-a - 1) is at least a below one, and at least a far**-2 up to 1 + 2 root
-        return np.maximum(root / (1 - root), root * far)
+        return np.maximum(root / (1 - root), root * (far if aversion == 1 else far**power))
 
     def lost(r: Any) -> Any:
         integral = np.log(r) if aversion == 1 else (r ** (1 - aversion) - 1) / (1 - aversion)
@@ -149,34 +158,38 @@ def _proof(
     bound: Any,
     backward: float,
     point: Any,
+    gains: Any = None,
+    sizes: Any = None,
     **known: Any,
 ) -> Certificate:
     """What every certificate here holds; `known` stands in for what can be said better."""
     n = problem.n
-    d = _disagreement(problem)
-    gains = utilities - d
-    nan = np.float64(np.nan)
-    product = (problem.power * np.log(gains)).sum() if float(gains.min()) > 0 else -np.inf
-    size = abs(utilities) + abs(d)
-    lower = (gains / np.where(size > 0, size, 1.0)).min()
+    if gains is None:
+        d = _disagreement(problem)
+        gains, sizes = utilities - d, abs(utilities) + abs(d)
+    least = float(gains.min())
+    product = problem.power @ np.log(gains) if least > 0 else -np.inf
+    # a player who gains has a size
+    lower = gains / sizes if least > 0 else gains / np.where(sizes > 0, sizes, 1.0)
     multipliers = np.asarray(multipliers, dtype=float)
-    total = multipliers.sum()
+    total = float(multipliers.sum())
+    nothing = np.full(n, np.nan)
     values: dict[str, Any] = dict(
         alpha=multipliers,
-        ball_multiplier=nan,
-        coefficients=np.full(n, np.nan),
+        ball_multiplier=_NAN,
+        coefficients=nothing,
         utilities=utilities,
         gains=gains,
         log_nash_product=np.float64(product),
         gap=np.float64(gap),
         backward_error=np.float64(backward),
         error_bound=bound,
-        angle_bound=nan,
-        margin=nan,
-        margin_lower=lower,
+        angle_bound=_NAN,
+        margin=_NAN,
+        margin_lower=lower.min(),
         resolution=np.float64(_resolution(n)),
-        simplex=multipliers / total if total > 0 else np.full(n, np.nan),
-        radius_needed=nan,
+        simplex=multipliers / total if total > 0 else nothing,
+        radius_needed=_NAN,
         effective_weights=multipliers * gains,
         at_floor=np.bool_(False),
         point=point,

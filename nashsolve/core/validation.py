@@ -44,7 +44,7 @@ def _finding(bad: Array, value: Array, name: str, what: str, item_axes: int, xp:
 
 def check_finite(value: Array, name: str, xp: Any, item_axes: int = 2) -> Finding:
     """Every entry finite. One sum settles the usual case: it is finite only if all entries are."""
-    if math.isfinite(float(xp.sum(value))):
+    if math.isfinite(float(value.sum() if hasattr(value, "sum") else xp.sum(value))):
         return None
     return _finding(~xp.isfinite(value), value, name, "every entry must be finite", item_axes, xp)
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "in_ball.hpp"
+#include "long_table.hpp"
 #include "solve.hpp"
 #if defined(NASH_TILES)
 #include "tile.hpp"
@@ -273,8 +274,19 @@ int in_ball(int n, int many, const double* gram, const double* limit, const doub
     return stop;
 }
 
+int lottery(long many, int n, const double* payoffs, const double* shift, const double* scale, const double* w,
+            int max_iter, double time_limit, double rtol, double* pi, double* gains, int* steps) {
+    double* block = room.of(LongTable::doubles(many, n));
+    if (!block) return -1;
+    const int stop =
+        LongTable(block, many, n, payoffs, shift, scale, w).run(max_iter, time_limit, rtol, pi, gains, *steps);
+    room.trim();
+    return stop;
+}
+
 }  // namespace
 
-extern const Engine engine = {NASH_NAME, run<SOLVE>, run<ITERATE>, run<CERTIFY>, run<EXAMINE>, run<INVERT>, in_ball};
+extern const Engine engine = {NASH_NAME, run<SOLVE>, run<ITERATE>, run<CERTIFY>, run<EXAMINE>, run<INVERT>, in_ball,
+                              lottery};
 
 }  // namespace NASH_NAMESPACE

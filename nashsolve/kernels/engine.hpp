@@ -35,4 +35,7 @@ struct Engine {
     // A ball with linear constraints (in_ball.hpp): 0 found, 1 max_iter, 2 numerical, -1 no memory.
     int (*in_ball)(int n, int many, const double* gram, const double* limit, const double* w, int max_iter, double* eta,
                    int* steps);
+    // Lotteries over the outcomes of a table (long_table.hpp): as Lottery::Stop, -1 no memory.
+    int (*lottery)(long many, int n, const double* payoffs, const double* shift, const double* scale, const double* w,
+                   int max_iter, double time_limit, double rtol, double* pi, double* gains, int* steps);
 };

@@ -4,6 +4,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <limits.h>
 #include <pthread.h>
 
 #include "engine.hpp"
@@ -271,9 +272,34 @@ PyObject* in_ball(PyObject*, PyObject* const* args, Py_ssize_t count) {
         !eta.take(args[4], true, 'd') || !shape(gram, View(), View(), p) || p.count != 1 || limit.length() != p.n ||
         w.length() < 1 || w.length() > p.n || eta.length() != p.n)
         return PyErr_Format(PyExc_ValueError, "contiguous float64 arrays of matching shapes are needed");
-    int steps = 0;
-    const int stop = engine->in_ball((int)w.length(), p.n, p.gram, limit.doubles(), w.doubles(), (int)max_iter,
-                                     eta.doubles(), &steps);
+    int steps = 0, stop;
+    PyThreadState* lock = p.n >= 32 ? PyEval_SaveThread() : nullptr;  // others may run meanwhile, if it takes a while
+    stop = engine->in_ball((int)w.length(), p.n, p.gram, limit.doubles(), w.doubles(), (int)max_iter, eta.doubles(),
+                           &steps);
+    if (lock) PyEval_RestoreThread(lock);
+    return Py_BuildValue("ii", stop, steps);
+}
+
+PyObject* lottery(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 9)
+        return PyErr_Format(PyExc_TypeError,
+                            "lottery(payoffs, shift, scale, weights, max_iter, time_limit, rtol, lottery, gains)");
+    View payoffs, shift, scale, w, pi, gains;
+    const long max_iter = PyLong_AsLong(args[4]);
+    const double time_limit = PyFloat_AsDouble(args[5]), rtol = PyFloat_AsDouble(args[6]);
+    if (PyErr_Occurred()) return nullptr;
+    bool good = payoffs.take(args[0], false, 'd') && shift.take(args[1], false, 'd') && scale.take(args[2], false, 'd') &&
+                w.take(args[3], false, 'd') && pi.take(args[7], true, 'd') && gains.take(args[8], true, 'd') &&
+                payoffs.held && payoffs.buffer.ndim == 2;
+    const Py_ssize_t many = good ? payoffs.buffer.shape[0] : 0, n = good ? payoffs.buffer.shape[1] : 0;
+    good = good && many > 0 && n > 0 && many <= INT_MAX && n <= (1 << 20) && max_iter >= 0 && max_iter < INT_MAX &&
+           shift.length() == n && scale.length() == n && w.length() == n && gains.length() == n && pi.length() == many;
+    if (!good) return PyErr_Format(PyExc_ValueError, "contiguous float64 arrays of matching shapes are needed");
+    int steps = 0, stop;
+    PyThreadState* lock = many * n >= 512 ? PyEval_SaveThread() : nullptr;
+    stop = engine->lottery((long)many, (int)n, payoffs.doubles(), shift.doubles(), scale.doubles(), w.doubles(),
+                           (int)max_iter, time_limit, rtol, pi.doubles(), gains.doubles(), &steps);
+    if (lock) PyEval_RestoreThread(lock);
     return Py_BuildValue("ii", stop, steps);
 }
 
@@ -298,6 +324,7 @@ PyMethodDef methods[] = {
     METHOD(inverse, "of symmetric positive definite matrices, NaN where they are not"),
     METHOD(newton, "the iteration alone, on equilibrated Grams"),
     METHOD(in_ball, "multipliers of a ball with linear constraints; why it stopped, and the steps"),
+    METHOD(lottery, "lottery and gains of a table of outcomes; why it stopped, and the steps"),
     METHOD(instruction_set, "the instruction set in use; with a name, switch to it (for tests)"),
     {nullptr, nullptr, 0, nullptr},
 };
@@ -309,6 +336,6 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "nashsolve.kernels._native", "T
 PyMODINIT_FUNC PyInit__native() {
     engine = find(nullptr);
     PyObject* module = PyModule_Create(&definition);
-    if (module) PyModule_AddIntConstant(module, "interface", 5);  // as INTERFACE in __init__.py
+    if (module) PyModule_AddIntConstant(module, "interface", 6);  // as INTERFACE in __init__.py
     return module;
 }

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from nashsolve.core.arrays import power_of_two_below
 from nashsolve.problems.domains import Domain
 
 from .base import Proposal
@@ -28,7 +27,7 @@ class HullOracle(SmoothOracle):
         self.payoffs = payoffs
         self.n = payoffs.shape[1]
         self.matrix, self.functions, self.offset = payoffs.T, None, np.zeros(self.n)
-        self.names = names or [f"player {i}" for i in range(self.n)]
+        self._names = names
         self.options: dict[str, Any] = {}
         self._checked = True
 
@@ -42,24 +41,23 @@ class HullOracle(SmoothOracle):
         """See Oracle."""
         if aversion != 1:
             return super().fair(weights, disagreement, aversion)
-        shifted = self.payoffs - disagreement
-        best = shifted.max(axis=0)
+        best = self.payoffs.max(axis=0) - disagreement
         if not (best > 0).all():
             y = np.where(best <= 0, 1.0, 0.0)
             nan = np.full(self.n, np.nan)
-            return Proposal(nan, np.full(len(shifted), np.nan), y / y.sum(), 0, "lottery", "blocked")
-        scale = 1 / power_of_two_below(best, np) / 2
-        pi, _, steps, stopped = solve_lottery(shifted * scale, weights, **self.options)
-        utilities = pi @ self.payoffs
-        gains = pi @ shifted
-        with np.errstate(all="ignore"):
-            y = weights / gains
-        return Proposal(utilities, pi, np.where(gains > 0, y, scale), steps, "lottery", stopped, {"gains": gains})
+            return Proposal(nan, np.full(len(self.payoffs), np.nan), y / y.sum(), 0, "lottery", "blocked")
+        scale = np.ldexp(1.0, -np.frexp(best)[1])  # a power of two, with the best payoff in [0.5, 1)
+        pi, gains, steps, stopped = solve_lottery(
+            self.payoffs, weights, **self.options, shift=disagreement, scale=scale
+        )
+        # those weights that block, found in the units of the table, or what a gain is worth
+        y = gains * scale if stopped == "blocked" else weights * scale / gains
+        return Proposal(pi @ self.payoffs, pi, y, steps, "lottery", stopped)
 
     def feasible(self, proposal: Proposal) -> bool:
         """Probabilities that add up to one."""
         pi = proposal.point
-        return bool((pi >= -1e-8).all()) and abs(float(pi.sum()) - 1) <= 1e-8
+        return float(pi.min()) >= -1e-8 and abs(float(pi.sum()) - 1) <= 1e-8
 
     def linear(self, direction: Any, floor: Any = None) -> Proposal:
         """See Oracle."""
@@ -79,7 +77,7 @@ class HullOracle(SmoothOracle):
         tops = np.argpartition(-self.payoffs, 9, axis=0)[:10].ravel()
         chosen = np.unique(np.concatenate([best, tops]))
         for _ in range(_ROUNDS):
-            found = ask(HullOracle(self.payoffs[chosen], self.names))
+            found = ask(HullOracle(self.payoffs[chosen], self._names))
             if found.stopped:
                 break  # such as floors that only other outcomes reach
             worth = self.payoffs @ found.multipliers

@@ -7,33 +7,66 @@ unknown. Eliminating :math:`\pi` and z leaves n equations, n the number of playe
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import numpy as np
+from scipy.linalg import qr, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotrs
 
+from nashsolve import kernels
+
 _LIMIT = 80
+_STOPS = ("", "max_iter", "time", "blocked", "numerical")
 _DIRECT = 15
 """Outcomes per player up to which a table is solved as it is."""
 _ROUNDS = 40
 _CLOSE = 1e-3
 """Excess below which the outcomes that are played are guessed and solved for directly."""
+_RANK = 1e-13
+"""Length of what an outcome adds to those before it, relative, below which it depends on them."""
 _DONE = 2e-15
 """Largest excess of a reduced payoff over W, relative, below which more steps only move rounding."""
 
 
 def solve_lottery(
-    v: Any, w: Any, max_iter: int = _LIMIT, time_limit: float | None = None, rtol: float = 0.0
+    payoffs: Any,
+    w: Any,
+    max_iter: int = _LIMIT,
+    time_limit: float | None = None,
+    rtol: float = 0.0,
+    shift: Any = None,
+    scale: Any = None,
 ) -> tuple[Any, Any, int, str]:
-    """Lottery (K,) and gains (n,) for shifted payoffs v (K, n), every column with a positive entry at most one.
+    """Lottery (K,) and gains (n,) for the table ``(payoffs - shift) * scale``, zero and one where they are not given.
 
-    Stops at a certified excess of ``rtol**2 / 2`` relative to the total weight, or at rounding. Returns also the
-    number of steps and why they stopped early: "", "max_iter", "time", "blocked" or "numerical".
+    In that table, (K, n), every column has a positive entry, and none above one. Stops at a certified excess of
+    ``rtol**2 / 2`` relative to the total weight w (n,), or at rounding. Returns also the number of steps and why they
+    stopped early: "", "max_iter", "time", "blocked" or "numerical".
 
     Few outcomes are ever played, so a long table is solved on the promising ones first; those that the multipliers find
-    to be worth more than all weights together come in, until there are none.
+    to be worth more than all weights together come in, until there are none. In the compiled kernel where there is one,
+    else here, by the same steps.
     """
+    many, n = payoffs.shape
+    shift = np.zeros(n) if shift is None else shift
+    scale = np.ones(n) if scale is None else scale
+    native = kernels.load()
+    if native is not None:
+        pi, gains = np.empty(many), np.empty(n)
+        table, limit = np.ascontiguousarray(payoffs), min(max_iter, kernels.MOST_ITERATIONS)
+        wait = math.inf if time_limit is None else time_limit
+        stop, steps = native.lottery(table, shift, scale, w, limit, wait, rtol, pi, gains)
+        if stop >= 0:  # there was memory for it
+            return pi, gains, steps, _STOPS[stop]
+    return solve_in_numpy((payoffs - shift) * scale, w, max_iter, time_limit, rtol)
+
+
+def solve_in_numpy(
+    v: Any, w: Any, max_iter: int = _LIMIT, time_limit: float | None = None, rtol: float = 0.0
+) -> tuple[Any, Any, int, str]:
+    """The method of solve_lottery without the kernel."""
     many, n = v.shape
     if many <= _DIRECT * n:
         return _interior(np.asfortranarray(v), w, max_iter, time_limit, rtol)
@@ -59,7 +92,9 @@ def solve_lottery(
             new = new[np.argpartition(-worth[new], 10 * n)[: 10 * n]]
         chosen = np.concatenate([chosen, new])
     else:
-        return _interior(v, w, max_iter - used, time_limit, rtol)
+        left = None if time_limit is None else time_limit - (time.perf_counter() - begin)
+        pi, gains, steps, stopped = _interior(np.asfortranarray(v), w, max_iter - used, left, rtol)
+        return pi, gains, used + steps, stopped
     pi = np.zeros(many)
     pi[chosen] = part
     return pi, gains, used, stopped
@@ -138,18 +173,14 @@ def _polish_all(
 
 
 def _polish(v: Any, w: Any, found: Any, best: float, total: float, goal: float, active: Any) -> tuple[Any, float]:
-    """Newton on the outcomes that are played: the full system, whose rounding the eliminated one amplifies."""
+    """Newton on the outcomes that are played, without the rounding that the eliminated system amplifies."""
     n, rows = len(w), v[active]
     pi, a = found[0][active], w / found[1]
     if not 0 < len(active) <= 4 * n:
         return found, best
     for _ in range(4):
-        system = np.zeros((n + len(active), n + len(active)))
-        system[:n, :n].flat[:: n + 1] = w / a**2
-        system[:n, n:], system[n:, :n] = rows.T, rows
-        right = np.concatenate([w / a - rows.T @ pi, total - rows @ a])
-        move = np.linalg.lstsq(system, right, rcond=1e-14)[0]
-        a, pi = a + move[:n], pi + move[n:]
+        move, shift = _bordered(rows, w, a, pi, total)
+        a, pi = a + move, pi + shift
         if not (a > 0).all() or (pi < -1e-9).any():
             break
         whole = np.zeros(len(v))
@@ -163,13 +194,33 @@ def _polish(v: Any, w: Any, found: Any, best: float, total: float, goal: float, 
     return found, best
 
 
+def _bordered(rows: Any, w: Any, a: Any, pi: Any, total: float) -> tuple[Any, Any]:
+    r"""Steps of a (n,) and pi (p,) that solve
+    :math:`w / a^2\,da + R^\top d\pi = w / a - R^\top \pi,\ R\,da = W - R a` for rows R (p, n).
+
+    By a QR factorisation with pivots of :math:`\mathrm{diag}(a / \sqrt w) R^\top`, which squares neither weights nor
+    rows; outcomes that depend on others stay.
+    """
+    size = a / np.sqrt(w)
+    q, r, order = qr(size[:, None] * rows.T, pivoting=True, check_finite=False)
+    length = abs(r.diagonal())
+    rank = int((np.minimum.accumulate(length) > _RANK * length[0]).sum())
+    top, order = r[:rank, :rank], order[:rank]
+    c = (size * (w / a - pi @ rows)) @ q
+    u = np.concatenate([solve_triangular(top, (total - rows @ a)[order], trans=1), c[rank:]])
+    move = np.zeros(len(pi))
+    move[order] = solve_triangular(top, (c - u)[:rank])
+    return size * (q @ u), move
+
+
 def _judge(v: Any, w: Any, pi: Any, total: float) -> tuple[float, Any, Any]:
     """Excess of the normalized lottery, and its gains; inf while somebody loses."""
     played = pi / pi.sum()
     gains = v.T @ played
     if not (gains > 0).all():
         return np.inf, played, gains
-    return float((v @ (w / gains)).max() / total - 1), played, gains
+    alpha = w / gains
+    return (float((v @ alpha).max() / total - 1) if np.isfinite(alpha).all() else np.inf), played, gains
 
 
 def _step(v: Any, target: Any, x: Any, y: Any, product: Any, rest: float, total: float) -> tuple[Any, Any] | None:

@@ -28,7 +28,7 @@ def oracle(problem: Any, options: dict[str, Any] | None = None) -> Oracle:
     """
     from .smooth import SmoothOracle  # with scipy.optimize, which the package itself should not wait for
 
-    names = [problem.player(i) for i in range(problem.n)]
+    names = problem.names
     found: Any
     if isinstance(problem, OutcomeBargainingProblem):
         from .hull import HullOracle
@@ -70,7 +70,7 @@ def rows_of(problem: BargainingProblem) -> Any:
     return basis * np.sqrt(values.clip(0)) / to_numpy(problem.scale)[:, None]
 
 
-def _ball(problem: BargainingProblem, names: list[str]) -> Oracle:
+def _ball(problem: BargainingProblem, names: Any) -> Oracle:
     from .smooth import SmoothOracle
 
     if problem.batch_shape or problem.mask is not None:

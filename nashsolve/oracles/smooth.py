@@ -32,9 +32,14 @@ class SmoothOracle:
     ) -> None:
         self.domain, self.n, self.matrix, self.functions = domain, n, matrix, functions
         self.offset = np.zeros(n) if offset is None else offset
-        self.names = names or [f"player {i}" for i in range(n)]
+        self._names = names
         self.options: dict[str, Any] = {}
         self._checked = False
+
+    @property
+    def names(self) -> Any:
+        """The players, for messages."""
+        return self._names or [f"player {i}" for i in range(self.n)]
 
     @property
     def polyhedral(self) -> bool:
@@ -113,9 +118,12 @@ class SmoothOracle:
 
     def support(self, direction: Any, proposal: Proposal) -> float:
         """Weak duality with the proposal's multipliers; curved utilities are bounded by their tangents there."""
-        u, jac, _ = self._utilities(proposal.point, set(np.flatnonzero(direction).tolist()))
-        q = direction @ jac
-        fixed = float(direction @ (u - jac @ proposal.point))
+        if self.matrix is not None:
+            q, fixed = direction @ self.matrix, float(direction @ self.offset)
+        else:
+            u, jac, _ = self._utilities(proposal.point, set(np.flatnonzero(direction).tolist()))
+            q = direction @ jac
+            fixed = float(direction @ (u - jac @ proposal.point))
         duals = proposal.evidence.get("duals") or self.domain.no_duals()
         bound = self.domain.highest(q, duals)
         if not np.isfinite(bound) and self.domain.radius is None:

@@ -138,10 +138,11 @@ class Domain:
 
     def holds(self, x: Any) -> bool:
         """Whether x obeys every constraint up to 1e-8 of the numbers that enter it."""
-        if not np.isfinite(x).all():
+        square = float(x @ x)
+        if not (math.isfinite(square) or np.isfinite(x).all()):
             return False
         sizes = abs(x)
-        if self.radius is not None and math.sqrt(x @ x) > self.radius * (1 + 1e-12):
+        if self.radius is not None and math.sqrt(square) > self.radius * (1 + 1e-12):
             return False
         if not self.unbounded:
             room = _ROOM * (sizes + min(float(sizes.max(initial=0.0)), 1.0))
@@ -150,6 +151,8 @@ class Domain:
         for rows, right, equal in ((self.matrix, self.limit, False), (self.equal, self.total, True)):
             if len(rows):
                 over = rows @ x - right
+                if not equal and float(over.max()) <= 0:
+                    continue
                 if not ((abs(over) if equal else over) <= _ROOM * (abs(rows) @ sizes + abs(right))).all():
                     return False
         return True
@@ -195,6 +198,15 @@ def _unlimited(p: int, value: float) -> Any:
     return found
 
 
+@lru_cache(maxsize=256)
+def _no_rows(p: int) -> tuple[Any, Any]:
+    """A system without rows, shared by all sets of p coordinates; read-only."""
+    rows, right = np.zeros((0, p)), np.zeros(0)
+    rows.setflags(write=False)
+    right.setflags(write=False)
+    return rows, right
+
+
 def _numbers(value: Any, name: str, p: int) -> Any:
     found, _ = arrays.as_float64(value, name, np)
     try:
@@ -210,7 +222,7 @@ def _system(rows: Any, right: Any, name: str, right_name: str, p: int) -> dict[s
     if (rows is None) != (right is None):
         raise InvalidProblem(f"give both {name} and {right_name}, or neither")
     if rows is None:
-        return {name: np.zeros((0, p)), right_name: np.zeros(0)}
+        return dict(zip((name, right_name), _no_rows(p), strict=True))
     found, _ = arrays.as_float64(rows, name, np)
     found = np.atleast_2d(found)
     if found.ndim != 2 or found.shape[1] != p:

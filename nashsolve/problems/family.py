@@ -59,7 +59,7 @@ class Family:
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
-            object.__setattr__(self, name, value)
+            self.__dict__[name] = value
 
     def interpret(self, point: Any, duals: Any) -> dict[str, Any]:
         """What else an agreement says in the words of the family, for `solution.details`."""
