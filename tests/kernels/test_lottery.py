@@ -116,8 +116,8 @@ def test_shift_and_scale_are_those_of_the_table() -> None:
 def test_limits_of_time_and_accuracy() -> None:
     v, w = table(np.random.default_rng(4), 400, 6, 0), np.ones(6)
     assert solve_lottery(v, w, time_limit=0.0)[3] == solve_in_numpy(v, w, time_limit=0.0)[3] == "time"
-    loose, tight = solve_lottery(v, w, rtol=0.1), solve_lottery(v, w)
-    assert loose[2] < tight[2] and excess(v, w, loose[0]) <= 0.5 * 0.1**2
+    loose, tight = solve_lottery(v, w, rtol=0.3), solve_lottery(v, w)
+    assert loose[2] < tight[2] and excess(v, w, loose[0]) <= 0.5 * 0.3**2
     assert solve_lottery(v, w, 10**30)[3] == ""
 
 

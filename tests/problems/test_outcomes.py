@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import cvxpy as cp
 import numpy as np
@@ -11,11 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nashsolve as ns
-from nashsolve import Status
+from nashsolve import Status, kernels
 from nashsolve.oracles.lottery import solve_lottery
 from tests.asserts import assert_message, assert_near, assert_status
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(params=["kernel", "numpy"], autouse=True, scope="module")
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything by the compiled kernel where there is one, and once more without it."""
+    if request.param == "kernel" and kernels.load() is None:
+        pytest.skip(kernels.reason())
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(kernels, "load", lambda: None)
+        yield
 
 
 def by_cvxpy(payoffs: np.ndarray, w: np.ndarray, d: np.ndarray) -> np.ndarray:
