@@ -90,8 +90,9 @@ class OutcomeBargainingProblem(Family):
 
     def interpret(self, point: Any, duals: Any) -> dict[str, Any]:
         """The outcomes that are played, with their probabilities, the likeliest first."""
-        played = sorted(np.flatnonzero(point > 1e-9), key=lambda k: (-point[k], k))
-        return {"lottery": {self.outcome(int(k)): float(point[k]) for k in played[:20]}}
+        played = (point > 1e-9).nonzero()[0]
+        likeliest = sorted(zip((-point[played]).tolist(), played.tolist(), strict=True))[:20]
+        return {"lottery": {self.outcome(k): -share for share, k in likeliest}}
 
     def _words(self) -> str:
         kind = "lotteries" if self.lotteries else "no lotteries"
