@@ -229,7 +229,8 @@ def build(problem: BargainingProblem, proof: Certificate, rtol: float, stopped: 
         message=message,
         **how,
     )
-    solution.__dict__.update(_DEFAULTS | {"details": {}} | values)
+    solution.__dict__.update(_DEFAULTS, details={})
+    solution.__dict__.update(values)
     return solution
 
 

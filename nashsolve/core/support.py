@@ -8,6 +8,7 @@ product, with :math:`\gamma = h(w / s) - (w / s)^\top d - W`, Jensen sharpens th
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ def certify_fair(problem: Any, utilities: Any, support: float, aversion: float =
     w = np.asarray(problem.power, dtype=float)
     d = _disagreement(problem)
     gains = utilities - d
-    good = float(gains.min()) > 0 and math.isfinite(support)
+    least = float(gains.min())
+    good = least > 0 and math.isfinite(support)
     slope = w / gains if aversion == 1 else w * gains**-aversion
     shares = slope * gains
     sizes = abs(utilities) + abs(d)
@@ -59,7 +61,8 @@ def certify_fair(problem: Any, utilities: Any, support: float, aversion: float =
     # the square root of rounding: more digits than that no gap can certify
     floor = np.bool_(good and gamma <= 16 * rounding)
     gap = gap if good else np.inf
-    return _proof(problem, utilities, slope, gap, bound, backward, point, gains, sizes, at_floor=floor)
+    known = {"at_floor": floor, "effective_weights": shares} if good else {"at_floor": floor}
+    return _proof(problem, utilities, slope, gap, bound, backward, point, (gains, sizes, least), **known)
 
 
 def certify_value(
@@ -114,7 +117,9 @@ def ratio_bound(excess: Any, aversion: float) -> Any:
     far, power = 1 + 2 * root, (1 + aversion) / 2
     if largest < 0.5 and (1 + 2 * largest) ** power <= 2:
         # the second derivative a t**(-a - 1) is at least a below one, and at least a far**-2 up to 1 + 2 root
-        return np.maximum(root / (1 - root), root * (far if aversion == 1 else far**power))
+        if aversion == 1:
+            return root * far  # which is the larger one, since (1 - r) (1 + 2 r) >= 1 for r up to one half
+        return np.maximum(root / (1 - root), root * far**power)
 
     def lost(r: Any) -> Any:
         integral = np.log(r) if aversion == 1 else (r ** (1 - aversion) - 1) / (1 - aversion)
@@ -146,6 +151,14 @@ def _disagreement(problem: Any) -> Any:
     return np.zeros(problem.n) if d is None else np.asarray(d, dtype=float)
 
 
+@lru_cache(maxsize=64)
+def _nothing(n: int) -> Any:
+    """(n,) NaN, read-only, for what a family of problems does not have."""
+    found = np.full(n, np.nan)
+    found.setflags(write=False)
+    return found
+
+
 def _resolution(n: int) -> float:
     return 32 * max(n, 1) * EPS64
 
@@ -158,22 +171,25 @@ def _proof(
     bound: Any,
     backward: float,
     point: Any,
-    gains: Any = None,
-    sizes: Any = None,
+    measured: tuple[Any, Any, float] | None = None,
     **known: Any,
 ) -> Certificate:
-    """What every certificate here holds; `known` stands in for what can be said better."""
+    """What every certificate here holds; `known` stands in for what can be said better.
+
+    measured : gains, the sizes of what they are differences of, and the least gain, where the caller has them
+    """
     n = problem.n
-    if gains is None:
+    if measured is None:
         d = _disagreement(problem)
-        gains, sizes = utilities - d, abs(utilities) + abs(d)
-    least = float(gains.min())
+        gains = utilities - d
+        measured = gains, abs(utilities) + abs(d), float(gains.min())
+    gains, sizes, least = measured
     product = problem.power @ np.log(gains) if least > 0 else -np.inf
     # a player who gains has a size
     lower = gains / sizes if least > 0 else gains / np.where(sizes > 0, sizes, 1.0)
     multipliers = np.asarray(multipliers, dtype=float)
     total = float(multipliers.sum())
-    nothing = np.full(n, np.nan)
+    nothing = _nothing(n)
     values: dict[str, Any] = dict(
         alpha=multipliers,
         ball_multiplier=_NAN,
@@ -190,10 +206,12 @@ def _proof(
         resolution=np.float64(_resolution(n)),
         simplex=multipliers / total if total > 0 else nothing,
         radius_needed=_NAN,
-        effective_weights=multipliers * gains,
         at_floor=np.bool_(False),
         point=point,
     )
     proof = object.__new__(Certificate)  # whose own __init__ would set the fields one by one
-    proof.__dict__.update(values | known)
+    proof.__dict__.update(values)
+    proof.__dict__.update(known)
+    if "effective_weights" not in known:
+        proof.__dict__["effective_weights"] = multipliers * gains
     return proof

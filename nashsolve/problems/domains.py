@@ -50,8 +50,8 @@ class Domain:
             "lower": _unlimited(p, -np.inf) if self.lower is None else _numbers(self.lower, "lower", p),
             "upper": _unlimited(p, np.inf) if self.upper is None else _numbers(self.upper, "upper", p),
         }
-        for rows, right in (("matrix", "limit"), ("equal", "total")):
-            fresh |= _system(getattr(self, rows), getattr(self, right), rows, right, p)
+        fresh["matrix"], fresh["limit"] = _system(self.matrix, self.limit, "matrix", "limit", p)
+        fresh["equal"], fresh["total"] = _system(self.equal, self.total, "equal", "total", p)
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius > 0):
             raise InvalidProblem(f"radius is {self.radius}; it must be positive and finite")
         self._set(fresh, free)
@@ -125,7 +125,7 @@ class Domain:
             left = left - duals.equal @ self.equal
             fixed += float(self.total @ duals.equal)
         in_ball = np.inf if self.radius is None else self.radius * math.sqrt(left @ left)
-        if self.unbounded and self.radius is not None and not (duals.lower.any() or duals.upper.any()):
+        if self.unbounded and self.radius is not None:  # and what is said about bounds that are none may be left out
             return fixed + in_ball
         below, above = np.maximum(duals.lower, 0.0), np.maximum(duals.upper, 0.0)
         left = left - above + below
@@ -218,11 +218,11 @@ def _numbers(value: Any, name: str, p: int) -> Any:
     return found
 
 
-def _system(rows: Any, right: Any, name: str, right_name: str, p: int) -> dict[str, Any]:
+def _system(rows: Any, right: Any, name: str, right_name: str, p: int) -> tuple[Any, Any]:
     if (rows is None) != (right is None):
         raise InvalidProblem(f"give both {name} and {right_name}, or neither")
     if rows is None:
-        return dict(zip((name, right_name), _no_rows(p), strict=True))
+        return _no_rows(p)
     found, _ = arrays.as_float64(rows, name, np)
     found = np.atleast_2d(found)
     if found.ndim != 2 or found.shape[1] != p:
@@ -235,7 +235,7 @@ def _system(rows: Any, right: Any, name: str, right_name: str, p: int) -> dict[s
         if not (math.isfinite(value.sum()) or np.isfinite(value).all()):
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise InvalidProblem(f"{label}[{', '.join(map(str, where))}] is {value[where]}; it must be finite")
-    return {name: np.array(found), right_name: side}
+    return np.array(found), side
 
 
 def simplex(size: int, total: float = 1.0, free_disposal: bool = True) -> Domain:

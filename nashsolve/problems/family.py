@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -95,15 +96,23 @@ def refuse(finding: Any) -> None:
 
 
 def read_vector(value: Any, name: str, n: int, names: Sequence[str] | None, default: float) -> Any:
-    """(n,) float64 from a number per player, or from a mapping by name; a fresh array."""
+    """(n,) float64 from a number per player, or from a mapping by name: a fresh array, or the shared default."""
     if value is None:
-        return np.full(n, default)
+        return _constant(n, default)
     if isinstance(value, Mapping):
         return np.array([_from_mapping(value, name, names, i) for i in range(n)], dtype=float)
     found, _ = arrays.as_float64(value, name, np)
     if found.shape != (n,):
         raise InvalidProblem(f"{name} has shape {tuple(found.shape)}; ({n},) is needed, one number a player")
     return np.array(found)
+
+
+@lru_cache(maxsize=64)
+def _constant(n: int, value: float) -> Any:
+    """(n,) of one number, read-only."""
+    found = np.full(n, value)
+    found.setflags(write=False)
+    return found
 
 
 def _from_mapping(value: Mapping[str, Any], name: str, names: Sequence[str] | None, i: int) -> float:
