@@ -62,6 +62,10 @@ SHOWN_ONLY = {
     ): "needs a TorchJD training loop",
     ("start/economist.md", "agreements = ns.compare(problem).solutions"): _WRITES,
     ("moe/stability.md", "import numpy as np"): _WRITES,
+    (
+        "moe/distributed.md",
+        "from transformers.distributed import DistributedConfig as Plan",
+    ): "needs several processes; tests/torch_moe/distributed/spread.py runs the same",
     ("gpu.md", "import torch, nashsolve as ns"): "needs a CUDA device",
     ("gpu.md", "from nashsolve.on_device import Prepared"): "needs a CUDA device",
 }

@@ -18,6 +18,7 @@ from nashsolve.integrations.checkpoints.planning import plan
 from nashsolve.integrations.checkpoints.running import run
 from nashsolve.integrations.checkpoints.verifying import verify
 from tests.checkpoints.build import moe_config, moe_tensors, read_folder, small_moe, write_folder
+from tests.own_memory import in_own_memory
 
 COMMON = {
     "vocab_size": 64,
@@ -101,7 +102,7 @@ def logits(transformers: Any, model: Any) -> np.ndarray:
 def load(transformers: Any, like: Any, folder: Path) -> Any:
     model, info = type(like).from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
-    return model.eval()
+    return in_own_memory(model).eval()
 
 
 def recipe(folder: Path, kept: int, **more: Any) -> dict[str, Any]:

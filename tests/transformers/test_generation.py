@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,6 +17,7 @@ from nashsolve.integrations.transformers import convert, upcycle  # noqa: E402
 from tests.tolerances import tolerance  # noqa: E402
 from tests.transformers.build import MOE, build, inputs, levels, padded  # noqa: E402
 
+CACHE = "cache" if "cache" in inspect.signature(transformers.MixtralModel.forward).parameters else "past_key_values"
 CAMEX = {"rule": "camex", "eta": 0.5}
 
 
@@ -76,7 +79,7 @@ def test_a_sequence_in_pieces_is_the_whole_sequence(cuts: tuple[int, ...]) -> No
     cache, pieces = transformers.DynamicCache(config=model.config), []
     with torch.no_grad():
         for start, end in zip((0, *cuts), (*cuts, 18), strict=True):
-            pieces.append(model(ids[:, start:end], past_key_values=cache, use_cache=True).logits)
+            pieces.append(model(ids[:, start:end], **{CACHE: cache}, use_cache=True).logits)
         close(torch.cat(pieces, dim=1), model(ids, use_cache=False).logits)
 
 
@@ -106,7 +109,7 @@ def test_a_whole_sequence_keeps_the_weights_of_its_prompt() -> None:
     with torch.no_grad():
         first = model(ids, use_cache=True)
         before = [layer.router_output.probs for layer in model.nashsolve.members]
-        model(ids[:, :1], past_key_values=first.past_key_values)
+        model(ids[:, :1], **{CACHE: first[CACHE]})
         after = [layer.router_output.probs for layer in model.nashsolve.members]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -140,13 +143,13 @@ def test_a_cache_that_merging_has_not_seen_is_refused() -> None:
     model, plain = converted("mixtral", "segment"), build("mixtral")
     ids = inputs("mixtral", length=6)["input_ids"]
     with torch.no_grad():
-        foreign = plain(ids, use_cache=True).past_key_values
+        foreign = plain(ids, use_cache=True)[CACHE]
         with pytest.raises(NashSolveError, match="has seen 0 of them"):
-            model(ids[:, :1], past_key_values=foreign)
-        own = model(ids, use_cache=True).past_key_values
+            model(ids[:, :1], **{CACHE: foreign})
+        own = model(ids, use_cache=True)[CACHE]
         own.crop(-2)
         with pytest.raises(NashSolveError, match="holds 4 tokens, merging has seen 6"):
-            model(ids[:, :1], past_key_values=own)
+            model(ids[:, :1], **{CACHE: own})
 
 
 def test_masks_that_do_not_tell_padding_are_refused_unless_tokens_merge() -> None:

@@ -14,6 +14,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from nashsolve.core.errors import InvalidProblem  # noqa: E402
 from nashsolve.integrations.transformers import convert, from_pretrained, load_merging  # noqa: E402
+from tests.own_memory import in_own_memory  # noqa: E402
 from tests.transformers.build import MOE, build, inputs, levels  # noqa: E402
 
 CAMEX = {"rule": "camex", "eta": 0.5}
@@ -43,11 +44,11 @@ def test_a_folder_holds_the_plain_model_and_merging_beside_it(name: str, origina
     if name != "switch_transformers":
         assert any("experts.0." in key for key in one) == original
         assert any("experts.gate_up_proj" in key for key in one) != original
-    again = type(plain).from_pretrained(tmp_path / "merged").eval()
+    again = in_own_memory(type(plain).from_pretrained(tmp_path / "merged")).eval()
     assert torch.equal(again(**given).logits, plain(**given).logits)
     load_merging(again, tmp_path / "merged")
     assert torch.equal(again(**given).logits, merged)
-    assert torch.equal(from_pretrained(tmp_path / "merged")(**given).logits, merged)
+    assert torch.equal(in_own_memory(from_pretrained(tmp_path / "merged"))(**given).logits, merged)
 
 
 def test_shards_and_dtypes_of_transformers_keep_working(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_shards_and_dtypes_of_transformers_keep_working(tmp_path: Path) -> None:
     merged = model(**given).logits
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    assert torch.equal(from_pretrained(tmp_path)(**given).logits, merged)
+    assert torch.equal(in_own_memory(from_pretrained(tmp_path))(**given).logits, merged)
     half = from_pretrained(tmp_path, transformers.AutoModelForCausalLM, dtype=torch.bfloat16)
     assert half(**given).logits.dtype == torch.bfloat16
 

@@ -18,6 +18,7 @@ pytest.importorskip("accelerate")
 from nashsolve.core.errors import NashSolveError  # noqa: E402
 from nashsolve.integrations.torch_moe.telemetry import Telemetry  # noqa: E402
 from nashsolve.integrations.transformers import MergingCallback, convert, from_pretrained, upcycle  # noqa: E402
+from tests.own_memory import in_own_memory  # noqa: E402
 from tests.tolerances import tolerance  # noqa: E402
 from tests.transformers.build import build, padded  # noqa: E402
 
@@ -184,7 +185,7 @@ def test_the_best_model_is_loaded_with_its_merging(kind: str, tmp_path: Path) ->
     run.trainer.train()
     best = Path(run.trainer.state.best_model_checkpoint)
     assert best.name != f"checkpoint-{STEPS}"
-    fresh = from_pretrained(best)
+    fresh = in_own_memory(from_pretrained(best))
     batch = {key: torch.stack([row[key] for row in data(4)]) for key in ("input_ids", "attention_mask")}
     run.model.eval()
     assert torch.equal(run.model(**batch).logits, fresh(**batch).logits)

@@ -19,6 +19,7 @@ from nashsolve.integrations.transformers import (  # noqa: E402
     revert,
     upcycle,
 )
+from tests.own_memory import in_own_memory  # noqa: E402
 from tests.tolerances import tolerance  # noqa: E402
 from tests.transformers.build import DENSE, build, inputs, levels  # noqa: E402
 
@@ -126,7 +127,7 @@ def test_an_upcycled_model_comes_back_from_its_folder(name: str, tmp_path: Path)
             parameter.add_(0.1)
     wanted = model(**given).logits
     model.save_pretrained(tmp_path)
-    again = from_pretrained(tmp_path)
+    again = in_own_memory(from_pretrained(tmp_path))
     assert type(again) is type(model)
     assert torch.equal(again(**given).logits, wanted)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}

@@ -97,7 +97,8 @@ class ConvertConfig(MergingConfig):
     Attributes
     ----------
     way : "experts_function" registers a function with transformers and selects it; "block" puts a block that shares
-        the old one's parts in its place. Experts that are single modules (Switch) always take the block
+        the old one's parts in its place. Experts that are single modules (Switch) or lie over ranks always take the
+        block
     """
 
     way: Way = "experts_function"

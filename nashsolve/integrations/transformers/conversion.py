@@ -14,6 +14,7 @@ from .finding import Block, find_blocks
 from .layer import MergingLayer
 from .merging import NAME, Bases, Merging
 from .saving import save_beside
+from .spread import check_spread, share_start
 from .stack import Stack
 from .ways import MergingBlock, use_block, use_function
 
@@ -49,6 +50,8 @@ def convert(model: Any, config: ConvertConfig | None = None, *, show: bool = Tru
     config = chosen(ConvertConfig, config, settings)
     check_free(model)
     blocks = find_blocks(model)
+    for block in blocks:
+        check_spread(model, block.experts.module, config)
     merging = build(model, config, [_Source(block, config) for block in blocks])
     pairs = list(zip(blocks, merging.members, strict=True))
     by_function = [(b.experts.module, layer) for b, layer in pairs if _by_function(b, config)]
@@ -60,6 +63,8 @@ def convert(model: Any, config: ConvertConfig | None = None, *, show: bool = Tru
             replacement = MergingBlock(block.module, layer, block.router_name, block.shared_name, block.shared_gate)
             replacement.train(block.module.training)
             merging.undo.append(use_block(model.get_submodule(parent), name, replacement))
+    if blocks[0].experts.spread:
+        share_start(merging, next(blocks[0].experts.module.parameters()).device_mesh)
     attach(model, merging)
     if show:
         print(merging.table())
@@ -162,4 +167,4 @@ def chosen(kind: type[Any], config: Any, settings: dict[str, Any]) -> Any:
 
 
 def _by_function(block: Block, config: MergingConfig) -> bool:
-    return block.experts.fused and getattr(config, "way", None) == "experts_function"
+    return block.experts.fused and not block.experts.spread and getattr(config, "way", None) == "experts_function"

@@ -13,6 +13,7 @@ from nashsolve.core.errors import InvalidProblem
 from ..torch_moe.base import shared_slices
 from ..torch_moe.experts import Expert, ExpertView, Slot
 from ..torch_moe.fingerprint import Fingerprint
+from .spread import is_spread, spread_view
 
 
 class ModelExperts:
@@ -32,11 +33,7 @@ class ModelExperts:
         ]
         if unusual or not (getattr(module, "has_gate", True) and getattr(module, "is_concatenated", True)):
             raise InvalidProblem(f"experts of {type(module).__name__} are stored in a layout that is not supported")
-        if getattr(module, "_is_expert_parallel", False):
-            raise InvalidProblem(
-                "the experts are split over ranks: transformers' expert parallelism sees only a part of them on each; "
-                "see nashsolve.integrations.torch_moe.distributed"
-            )
+        self.spread = is_spread(module)
         view = self.expert_view()
         self.n_experts = view.n
         self.d_model, self.d_hidden = view.shapes["down_proj"]
@@ -50,6 +47,10 @@ class ModelExperts:
             up = tuple(expert.wi.weight for expert in self.module.children())
             down = tuple(expert.wo.weight for expert in self.module.children())
         return ExpertView((Slot("up_proj", up, self.fused), Slot("down_proj", down, self.fused)))
+
+    def merging_view(self) -> ExpertView:
+        """The experts as a merge rule uses them: of those on other ranks only sums are known."""
+        return spread_view(self.expert_view()) if self.spread else self.expert_view()
 
     def expert(self, i: int) -> Expert:
         """Expert i as views by slot."""

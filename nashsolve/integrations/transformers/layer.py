@@ -22,6 +22,7 @@ from .config import MergingConfig
 from .experts import SharedSlices
 from .routing import at_least_float32
 from .segments import Segments
+from .spread import gathered_view
 from .stack import Call, Stack
 
 
@@ -30,6 +31,11 @@ class ModelCall(MergeCall):
     """A merge call whose segments are those of real tokens."""
 
     segments: Segments | None = None
+
+    @property
+    def view(self) -> ExpertView:
+        merging = getattr(self.experts, "merging_view", None)
+        return super().view if merging is None else merging()
 
     def grouped(self) -> Tensor:
         return super().grouped() if self.segments is None else self.segments.grouped(self.hidden)
@@ -84,7 +90,8 @@ class MergingLayer(ChainMember, nn.Module):
         if config.learn_eta:
             self.rule.eta = nn.Parameter(torch.tensor(settings.merge.eta))
         own = settings.needs_base and settings.base.init != "shared_expert"
-        self.base = BaseExpert(view, settings.base) if own else None
+        spread = getattr(experts, "spread", False)
+        self.base = BaseExpert(gathered_view(view) if spread else view, settings.base) if own else None
         rank, normalise = settings.curvature.rank, settings.curvature.normalise
         curved = settings.curvature.kind == "kronecker"
         self.curvature = KroneckerCurvature(view.n, view.shapes, rank, normalise) if curved else None

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nashsolve.core.errors import NashSolveError
 
+CACHES = ("cache", "past_key_values")
+"""How a stack calls the cache that it takes and gives back: since transformers 5.24, and before."""
 _ATTRIBUTE = "_nashsolve_memory"
 _ROWS = {
     "reorder_cache": lambda t, rows: t.index_select(0, rows.to(t.device)),

@@ -18,6 +18,7 @@ from ..torch_moe.linking import join_runs
 from .config import MergingConfig
 from .finding import Place
 from .layer import MergingLayer
+from .spread import check_knows_of_ranks
 
 NAME = "nashsolve"
 """Under which the module is a child of the model, and its keys begin."""
@@ -57,6 +58,7 @@ class Bases:
         """As the parameters are now; cached by each chain while they do not change."""
         found: dict[int, Expert] = {}
         for chain, numbers in self.chains:
+            check_knows_of_ranks(chain)
             found |= dict(zip(numbers, chain.bases(), strict=True))
         return found
 

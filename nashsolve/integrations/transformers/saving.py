@@ -53,7 +53,8 @@ def _save_pretrained(self: Any, save_directory: Any, is_main_process: bool = Tru
     elif merging.save_fused:
         options.setdefault("save_original_format", False)
     result = type(self).save_pretrained(self, save_directory, is_main_process=is_main_process, **options)
-    if is_main_process:
+    # Where the model is sharded, every rank is called to give its part, and the first one writes.
+    if getattr(self, "should_save_on_this_rank", bool)(is_main_process):
         write(self, merging, Path(save_directory))
     return result
 

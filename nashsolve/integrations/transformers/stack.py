@@ -14,7 +14,7 @@ from nashsolve.core.errors import InvalidProblem, NashSolveError
 
 from ..torch_moe.experts import Expert
 from .config import Level
-from .memory import Memory, keep, recall
+from .memory import CACHES, Memory, keep, recall
 from .segments import Segments
 
 INPUTS = ("input_ids", "inputs_embeds")
@@ -101,7 +101,7 @@ class Stack:
         call = Call(batch, length, bases=self.bases())
         if self.level != "token" and length is not None:
             call.mask = _padding(given.get("attention_mask"), length)
-            cache = given.get("past_key_values")
+            cache = self._given_cache(given)
             if self.causal and (cache is not None or not module.training):
                 call.memory = recall(cache, self.name)
         self._remember(call, module.training)
@@ -109,7 +109,8 @@ class Stack:
 
     def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """After a call: let the memory go with the cache."""
-        call, cache = self.call, getattr(output, "past_key_values", None)
+        call = self.call
+        cache = None if call is None or call.memory is None else self._returned_cache(output)
         if call is not None and call.memory is not None and cache is not None and call.length is not None:
             call.memory.tokens += call.length
             if call._segments is not None:
@@ -122,6 +123,14 @@ class Stack:
             # An evaluation between a forward pass and its backward pass must not answer for what is recomputed there.
             self.call = self._earlier
         self._earlier = None
+
+    def _given_cache(self, given: Mapping[str, Any]) -> Any:
+        """The cache that a call was given; transformers goes on taking its old name for some releases."""
+        return next((given[name] for name in CACHES if given.get(name) is not None), None)
+
+    def _returned_cache(self, output: Any) -> Any:
+        """The cache of an output, asked for by the name of this release only: the old one would print a warning."""
+        return next((getattr(output, name, None) for name in CACHES if name in self._names), None)
 
     def current(self) -> Call:
         """The call that a layer belongs to.

@@ -127,6 +127,7 @@ def _place(name: str, value: Any, fused: bool) -> tuple[Tensor, Box, tuple[int, 
         chunks = value.__create_chunk_list__()
         if len(chunks) != 1:
             raise InvalidProblem(f"slot {name!r} lies in {len(chunks)} pieces on this rank; one is needed")
+        _check_in_one_piece(name, value)
         whole, offsets, sizes = value.shape, tuple(chunks[0].offsets), tuple(chunks[0].sizes)
     elif isinstance(value, Tensor):
         whole, offsets, sizes = local.shape, (0,) * local.ndim, tuple(local.shape)
@@ -142,3 +143,19 @@ def _place(name: str, value: Any, fused: bool) -> tuple[Tensor, Box, tuple[int, 
     rows = (offsets[0], offsets[0] + sizes[0]) if fused else (0, 1)
     box = Box(rows, tuple(offsets[lead:]), tuple(sizes[lead:]))
     return local, box, tuple(whole[lead:]), whole[0] if fused else 1
+
+
+def _check_in_one_piece(name: str, value: DTensor) -> None:
+    """Raise InvalidProblem for a shard of rows that do not follow each other, which a chunk list does not tell."""
+    mesh, placements = value.device_mesh, list[Any](value.placements)
+    at = mesh.get_coordinate() or [0] * mesh.ndim
+    for axis in {placement.dim for placement in placements if hasattr(placement, "split_factor")}:
+        rows = torch.arange(value.shape[axis]).view([-1 if k == axis else 1 for k in range(value.ndim)])
+        for k, placement in enumerate(placements):
+            if getattr(placement, "dim", None) == axis:
+                rows = placement._split_tensor(rows, mesh.size(k), with_padding=False, contiguous=False)[0][at[k]]
+        if rows.numel() and int(rows.max() - rows.min()) != rows.numel() - 1:
+            raise InvalidProblem(
+                f"slot {name!r} is cut across axis {axis} in strided pieces ({value.placements}), as tensor parallel "
+                "plans for gate and up in one tensor do: shard whole experts or plain columns instead"
+            )
