@@ -236,11 +236,10 @@ def _iterate_block(
         better = ((low2 >= low) | (low2 >= -_FRACTION))[:, None]
         da, du = xp.where(better, da2, da), xp.where(better, du2, du)
         low = xp.where(better[:, 0], low2, low)
-        t = xp.where(low < -_FRACTION, -_FRACTION / low, xp.ones_like(low))
-        t = xp.where(live, t, 0 * t)[:, None]
+        t = xp.where(low < -_FRACTION, -_FRACTION / low, xp.ones_like(low))[:, None]
         da, du = t * da, t * du
         step = 1 + da
-        a, au = a * step, au * step * (1 + du)
+        a, au = xp.where(live[:, None], a * step, a), au * step * (1 + du)
         near = live & (size <= _NEAR)
         if bool(xp.any(near)):
             da = spd_solve(factored, w - a * matvec(b, a, xp), xp)

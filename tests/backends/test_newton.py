@@ -35,7 +35,7 @@ def mixed_batch(n: int) -> Any:
     rows = rng.standard_normal((40, n, 2 * n))
     share = np.where(np.arange(40) % 3 == 0, 0.99, 0.0)
     rows -= share[:, None, None] * rows.mean(axis=1, keepdims=True)
-    rows[7] -= rows[7].mean(axis=0)
+    rows[7] -= rows[7].mean(axis=0)  # whose system is not positive definite once rounding has eaten it
     return rows @ rows.swapaxes(-1, -2)
 
 
