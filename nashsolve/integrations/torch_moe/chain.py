@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from nashsolve.core.errors import InvalidProblem
 from .bargain import Agreement, bargain_over_base, check_finite, uniform
 from .chain_config import BargainConfig, ChainConfig
 from .chain_function import run_chain
+from .chain_gather import Gathering
 from .chain_plan import Link, Plan
 from .curvature import KroneckerCurvature
 from .domain import DomainGram, domain_gram
@@ -94,6 +95,8 @@ class BaseExpertChain(nn.Module):
     """
 
     alpha_start: Tensor
+    gathers = True
+    """Whether `gathered` may hold back its gradients."""
 
     def __init__(self, members: Sequence[Member], config: ChainConfig, name: str = "chain") -> None:
         super().__init__()
@@ -103,6 +106,7 @@ class BaseExpertChain(nn.Module):
         self._members = list(members)
         self.momentum = Momentum.of(config.momentum)
         self._run = _Run()
+        self.gathering: Gathering | None = None
         self._warned = False
         views = [member.expert_view() for member in members]
         for layer, view in enumerate(views):
@@ -125,19 +129,35 @@ class BaseExpertChain(nn.Module):
     def bases(self) -> Sequence[Expert]:
         """Base expert of every layer, name -> tensor: float32 (float64 for float64 experts), with gradient unless
         detached or under no_grad."""
-        views = [member.expert_view() for member in self._members]
-        base = dict(self._members[0].own_base())
-        links = self._links(views)
-        tensors = [*base.values(), *(tensor for link in links for tensor in link.tensors)]
-        if self._run.state is None or not self._run.state.matches(tensors):
-            self._run = _Run(Fingerprint(tensors))
+        links, base, tensors = self.read()
+        state = self._run.state
+        if state is None or not state.matches(tensors):
+            state = Fingerprint(tensors)
+            self._run = _Run(state)
         with_gradient = torch.is_grad_enabled() and not self.config.detach_chain
-        key = (with_gradient, torch.is_inference_mode_enabled())
-        if key not in self._run.bases:
-            self._run.bases = {key: self._compute(links, base, with_gradient)}
-        return [base, *self._run.bases[key]]
+        if with_gradient and self.gathering is not None and links:
+            return [base, *self.gathering.leaves(state, lambda: self._cached(links, base, False))]
+        return [base, *self._cached(links, base, with_gradient)]
 
     forward = bases
+
+    def read(self) -> tuple[list[Link], Expert, list[Tensor]]:
+        """Links, base expert of the first layer, and all tensors that the chain is a function of, as they are now."""
+        base = dict(self._members[0].own_base())
+        links = self._links([member.expert_view() for member in self._members])
+        return links, base, [*base.values(), *(tensor for link in links for tensor in link.tensors)]
+
+    def knows(self, state: Fingerprint | None, tensors: Sequence[Tensor]) -> bool:
+        """Whether what was computed last was computed in this state, and the tensors are still in it."""
+        return state is not None and self._run.state is state and state.matches(tensors)
+
+    def plans(self, links: Sequence[Link]) -> Iterator[tuple[list[str], Plan]]:
+        """Names of the slots and plan of every group that bargains for itself."""
+        for group, names in self.groups.items():
+            parts = [
+                Link(link.view.only(names), {k: c for k, c in link.curvature.items() if k in names}) for link in links
+            ]
+            yield names, self._plan(group, parts)
 
     def invalidate(self) -> None:
         """Forget everything: the next call of `bases` computes the chain anew."""
@@ -151,17 +171,18 @@ class BaseExpertChain(nn.Module):
             links.append(Link(view, {name: found for name, found in slots.items() if found is not None}))
         return links
 
+    def _cached(self, links: Sequence[Link], base: Expert, with_gradient: bool) -> list[Expert]:
+        key = (with_gradient, torch.is_inference_mode_enabled())
+        if key not in self._run.bases:
+            self._run.bases = {key: self._compute(links, base, with_gradient)}
+        return self._run.bases[key]
+
     def _compute(self, links: Sequence[Link], base: Expert, with_gradient: bool) -> list[Expert]:
         later: list[Expert] = [{} for _ in links]
         if not links:
             return later
         with torch.set_grad_enabled(with_gradient):
-            for group, names in self.groups.items():
-                parts = [
-                    Link(link.view.only(names), {k: c for k, c in link.curvature.items() if k in names})
-                    for link in links
-                ]
-                plan = self._plan(group, parts)
+            for group, (names, plan) in zip(self.groups, self.plans(links), strict=True):
                 for found, part in zip(later, run_chain(plan, {name: base[name] for name in names}), strict=True):
                     found.update(part)
                 self._run.agreed[group], self._run.moves[group] = plan.agreed, plan.moves
@@ -278,7 +299,7 @@ class BaseExpertChain(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the cache, whose tensors belong to a graph and cannot be copied."""
-        return self.__dict__ | {"_run": _Run()}
+        return self.__dict__ | {"_run": _Run(), "gathering": None}
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, layers={len(self._members)}"

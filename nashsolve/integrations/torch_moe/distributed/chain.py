@@ -69,6 +69,8 @@ class ShardedChain(BaseExpertChain):
     pass, after those of the wrappers; see `no_sync`. Source: [namex2025]_
     """
 
+    gathers = False
+
     def __init__(
         self,
         members: Sequence[Any],
