@@ -1,7 +1,7 @@
 r"""Combinations of the experts' tensors as one node of the graph, :math:`\hat W_u = a_uW_m + \sum_i c_{ui}W_i`.
 
-Written with torch's own operators it would leave a tensor of the result's size behind for the base expert's part, another
-for the sum, and two more in the backward pass. Memory is what a merge costs, so here there is the result alone.
+Written with torch's own operators it would leave a tensor of the result's size behind for the base expert's part,
+another for the sum, and two more in the backward pass. Memory is what a merge costs: here is the result alone.
 """
 
 from __future__ import annotations
