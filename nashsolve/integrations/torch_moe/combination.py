@@ -33,14 +33,15 @@ def combination(c: Tensor, tensors: tuple[Tensor, ...], fused: bool, a: Tensor |
 
 
 def _plain(c: Tensor, tensors: tuple[Tensor, ...], fused: bool, a: Tensor | None, base: Tensor | None) -> Tensor:
-    terms = [] if a is None or base is None else [torch.outer(a, base.flatten().to(c.dtype))]
+    """The same bits by operators that a compiler and a transform know."""
     if fused:
-        terms.append(c @ tensors[0].flatten(1).to(c.dtype))
+        total = c @ _flat(tensors[0], c, 1)
     else:
-        terms += [torch.outer(c[:, i], tensor.flatten().to(c.dtype)) for i, tensor in enumerate(tensors)]
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
+        total = torch.outer(c[:, 0], _flat(tensors[0], c))
+        for i in range(1, len(tensors)):
+            total = torch.addr(total, c[:, i], _flat(tensors[i], c))
+    if a is not None and base is not None:
+        total = torch.addr(total, a, _flat(base, c))
     return total.reshape(len(c), *(tensors[0].shape[1:] if fused else tensors[0].shape))
 
 
