@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from .chain_config import BargainConfig, ChainConfig
 from .chain_function import run_chain
 from .chain_gather import Gathering
 from .chain_plan import Link, Plan
+from .chain_report import link_record
 from .curvature import KroneckerCurvature
 from .domain import DomainGram, domain_gram
 from .experts import Expert, ExpertView
@@ -117,10 +118,19 @@ class BaseExpertChain(nn.Module):
                 )
         views[0].check_base(members[0].own_base())
         self.groups = views[0].groups(config.granularity)
+        self.players = {group: self._players(names, views[0].shapes) for group, names in self.groups.items()}
+        if config.biases == "follow" and self.players == self.groups:
+            raise InvalidProblem(f"chain.biases is 'follow', but the experts of {name} have none: it changes nothing")
         self.warm = isinstance(config.bargain, BargainConfig) and config.bargain.warm_start
         if self.warm:
             start = torch.zeros(len(self.groups), len(views) - 1, views[0].n, dtype=torch.float64)
             self.register_buffer("alpha_start", start)
+
+    def _players(self, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """The slots of a group whose entries bargain."""
+        if self.config.biases == "bargain":
+            return names
+        return [name for name in names if len(shapes[name]) > 1] or names
 
     def __len__(self) -> int:
         return len(self._members)
@@ -200,7 +210,8 @@ class BaseExpertChain(nn.Module):
             return self._solve(group, layer, view, now), layer
 
         known = self._run.agreed.setdefault(group, [])
-        plan = Plan(links, self.momentum, config.gamma, agree, agreed=known)
+        silent = frozenset(self.groups[group]) - frozenset(self.players[group])
+        plan = Plan(links, self.momentum, config.gamma, agree, silent=silent, agreed=known)
         if not config.detach_alpha and isinstance(config.bargain, BargainConfig):
             settings = config.bargain
             grams = self._run.grams
@@ -219,17 +230,22 @@ class BaseExpertChain(nn.Module):
         check_finite(domain.gram, f"layer {layer} of {self.name}")
         self._run.grams[group, layer] = domain
         if not self.warm:
-            return self._bargain(domain, None)
+            return self._found(group, self._bargain(domain, None))
         row = self.alpha_start[list(self.groups).index(group), layer]
         start = row.cpu().numpy().copy() if bool((row > 0).all()) else None
         found = self._bargain(domain, start)
         if found.alpha is not None and found.policy == "":
             row.copy_(torch.from_numpy(found.alpha))
-        return found
+        return self._found(group, found)
+
+    def _found(self, group: str, agreement: Agreement) -> Agreement:
+        """The agreement, whose Gram tells the length of the step where all slots of the group bargain."""
+        return agreement if self.players[group] == self.groups[group] else replace(agreement, length=None)
 
     def _gram(self, group: str, layer: int, view: ExpertView, now: Expert) -> DomainGram:
         """What the experts of a layer bargain with."""
-        return domain_gram(view, now, self._settings.products)
+        names = self.players[group]
+        return domain_gram(view.only(names), {name: now[name] for name in names}, self._settings.products)
 
     def _bargain(self, domain: DomainGram, start: np.ndarray | None) -> Agreement:
         return bargain_over_base(domain, self._settings, start)
@@ -264,38 +280,18 @@ class BaseExpertChain(nn.Module):
         and held coefficients). Empty before the first pass.
         """
         return [
-            self._record(group, layer, agreement, solved)
+            link_record(
+                self.config,
+                layer,
+                group,
+                agreement,
+                solved,
+                self._run.grams.get((group, layer)),
+                float(self._run.moves[group][layer]),
+            )
             for group, agreed in self._run.agreed.items()
             for layer, (agreement, solved) in enumerate(agreed)
         ]
-
-    def _record(self, group: str, layer: int, agreement: Agreement, solved: int) -> dict[str, Any]:
-        c = agreement.coefficients
-        domain = self._run.grams.get((group, layer))
-        move = float(self._run.moves[group][layer])
-        share = np.abs(c) / max(np.abs(c).sum(), 1e-300)
-        total = float(c.sum())
-        empty = dict.fromkeys(("gains", "margin", "gap", "certificate"))
-        return {
-            "layer": layer,
-            "group": group,
-            "players": len(c),
-            "resolved": solved == layer and self.config.bargain != "uniform",
-            **empty,
-            **agreement.record,
-            "policy": agreement.policy,
-            "alpha": None if agreement.alpha is None else [_finite(a) for a in agreement.alpha],
-            "coefficients": c.tolist(),
-            "sum": total,
-            "entropy": float(-(share * np.log(np.maximum(share, 1e-300))).sum()),
-            "utilities": None if domain is None else (domain.gram @ c).tolist(),
-            "norms": None if domain is None else domain.norms.tolist(),
-            "cosines": None if domain is None else domain.cosines.tolist(),
-            "step_norm": None if domain is None else float(np.sqrt(max(c @ domain.gram @ c, 0.0))),
-            "base_move": move,
-            "gamma": self.config.gamma,
-            "h": self.config.gamma * total,
-        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the cache, whose tensors belong to a graph and cannot be copied."""
@@ -303,7 +299,3 @@ class BaseExpertChain(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, layers={len(self._members)}"
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -113,7 +113,7 @@ class Adjoint:
             else:
                 rows = self.spread(layer, slot, link.held(slot, weights), g) if ask else None
                 lam[name].sub_(g, alpha=float(weights.sum()))
-            if couple is not None:
+            if couple is not None and name not in self.plan.silent:
                 extra = slot.mix(couple) - _outer(couple.sum(-1), self.bases[layer][name])
                 rows = extra if rows is None else rows.add_(extra)
                 lam[name].sub_(extra.sum(0))

@@ -55,6 +55,7 @@ class Plan:
     """What one run of the chain needs beside its tensors, and what it leaves behind.
 
     pull : derivative of the agreements, None where they are constants
+    silent : slots that move but do not bargain
     agreed : (agreement, layer at which it was solved) for every link
     moves : length of the base expert's move for every link, 0-dim float64 tensors
     """
@@ -64,6 +65,7 @@ class Plan:
     gamma: float
     agree: Agree
     pull: Pull | None = None
+    silent: frozenset[str] = frozenset()
     agreed: list[tuple[Agreement, int]] = field(default_factory=list)
     moves: list[Tensor] = field(default_factory=list)
 

@@ -199,6 +199,8 @@ class MoEConfig(Strict):
             raise ValueError(f"merge rule {self.merge.rule!r} reads no base expert: a chain would change nothing")
         if not self.needs_base and self.base != BaseConfig():
             raise ValueError(f"merge rule {self.merge.rule!r} reads no base expert: base would change nothing")
+        if self.chain is not None and self.chain.biases == "follow" and not self.bias:
+            raise ValueError("chain.biases='follow' changes nothing for experts with bias=False")
         if self.chain is not None and not self.chain.detach_alpha and self.curvature.in_chain:
             raise ValueError("detach_alpha=False does not go with curvature.in_chain")
         return self
