@@ -148,8 +148,7 @@ def overhead(shape: Shape, options: argparse.Namespace, device: torch.device) ->
     training.step(min(sizes[0], options.micro))  # builds the optimizer's state
     runs = [training.run(sizes[0], options.rounds, gather=False)]
     for size in sizes:
-        small = size <= options.micro
-        runs.append(training.run(size, options.rounds if small else 1))
+        runs.append(training.run(size, options.rounds))
     naive = float("nan")
     if options.naive:
         begin = training.now()
@@ -284,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=_sizes, help="sequences in a step, several separated by commas (8,32,96; 8)")
     parser.add_argument("--micro", type=int, default=8, help="sequences in a micro-batch at most")
     parser.add_argument("--length", type=int, default=256, help="tokens in a sequence")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="steps of every size (3; 1 where there are several sizes)")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     parser.add_argument("--naive", default="ccp", help="solver of the naive chain, or '' to leave it out")
     parser.add_argument("--systems", action="store_true", help="tokens per second of all systems")
@@ -294,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.batch is None:
         options.batch = [8] if options.systems or options.quick or options.model != "t5-base" else [8, 32, 96]
+    options.rounds = options.rounds or (3 if len(options.batch) == 1 else 1)
     if options.model in MODELS:
         return of_transformers(options)
     width = options.width or (1 / 6 if options.quick else 1 / 3 if options.systems else 1.0)
