@@ -164,9 +164,8 @@ class Step:
 
     def __call__(self) -> None:
         clock = ChainClock(now=self.now)
-        if self.merging is not None:
-            clock.compute(self.merging.chains)
-        self.model(**self.given).loss.backward()
+        with clock.gathered(() if self.merging is None else self.merging.chains):
+            self.model(**self.given).loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.clocks.append(clock)
@@ -177,7 +176,7 @@ class Step:
 def compared(options: Any, width: float, device: torch.device) -> dict[str, Any]:
     """Median seconds of a step as it was and of one that merges, interleaved, and of the chain in the latter."""
     family = MODELS[options.model]
-    given = inputs(family, options.batch, options.length, device)
+    given = inputs(family, options.batch[0], options.length, device)
     before = family.build(width, options.layers).to(device)
     after = copy.deepcopy(before)
     merging = merge(family, after, options.segment)

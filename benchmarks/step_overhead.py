@@ -1,26 +1,32 @@
 """What merging costs: the base-expert chain within a training step, and tokens per second of all systems.
 
-    python -m benchmarks.step_overhead [--quick] [--model t5-base] [--batch 8] [--length 256] [--json FILE]
+    python -m benchmarks.step_overhead [--quick] [--model t5-base] [--batch 8,32,96] [--length 256] [--json FILE]
     python -m benchmarks.step_overhead --model qwen2_moe|t5|... [--width 0.25] [--layers 4] [--segment 64]
     python -m benchmarks.step_overhead --systems [--quick]
 
 The first form trains NAMEx-Full (bargaining anew in every layer and every step) and reads the clock around the chain,
-forward and backward; beside it, in the same run, the chain done naively: domain vectors stacked, autograd through the
-loop, alpha by CCP. The second form takes models of transformers, on a CPU scaled down: a step as it was (before
-conversion, or dense before upcycling) and one that merges. The third form times steps of all systems on one stack,
-interleaved, without an optimizer.
+forward and backward, in steps of several sizes. A step larger than `--micro` sequences accumulates gradients over
+micro-batches; the chain is computed once for all of them, and so is its backward pass (`gathered`). 96 sequences of 256
+tokens are the published batch of WikiText; with T5-base's widths all of it takes about six minutes on two cores. Beside
+it, in the same run, the smallest step without `gathered`, and the chain done naively: domain vectors stacked, autograd
+through the loop, alpha by CCP. The second form takes models of transformers, on a CPU scaled down: a step as it was
+(before conversion, or dense before upcycling) and one that merges. The third form times steps of all systems on one
+stack, interleaved, without an optimizer.
 
-On Linux, glibc returns large gradients to the system in every step and gets them back page by page, which the chain's
-backward pass feels. MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 in the environment keeps them.
+On a CPU times are those of the process, on one thread. On Linux, glibc returns large tensors to the system and gets
+them back page by page, which merging feels more than the rest of a step, and the chain without `gathered` most of all.
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 in the environment keeps them.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import nashsolve
 from benchmarks import measure
-from benchmarks.model_steps import MODELS, compared, print_compared
+from benchmarks.model_steps import MODELS, clock_of, compared, print_compared
 from benchmarks.moe_shapes import SHAPES, Shape, build
 from nashsolve.integrations.torch_moe import SYSTEMS, link
 from nashsolve.integrations.torch_moe.chain_clock import ChainClock
@@ -77,35 +83,77 @@ def naive_chain(model: SmallTransformer, solver: str) -> None:
     total.backward()
 
 
+class Training:
+    """A model of NAMEx-Full in training, step by step.
+
+    Parameters
+    ----------
+    shape : of the model
+    optimizer : "adamw" or "sgd"
+    length : of the sequences
+    micro : sequences of a micro-batch at most
+    """
+
+    def __init__(self, shape: Shape, optimizer: str, length: int, micro: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.model = build(shape, "namex_full", VOCAB, merge={"eta": 0.5}, **SEQUENCE).to(device)
+        self.chains = link(self.model)
+        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        self.optimizer = kinds[optimizer](self.model.parameters(), lr=1e-4)
+        self.length, self.micro, self.device = length, micro, device
+        self.now = clock_of(device)
+
+    def step(self, sequences: int, gather: bool = True) -> tuple[float, ChainClock]:
+        """Seconds of a step, and the clock that was read in it."""
+        clock = ChainClock(now=self.now)
+        ids = torch.randint(0, VOCAB, (sequences, self.length), device=self.device)
+        begin = self._time()
+        if not gather:
+            clock.compute(self.chains)
+        with clock.gathered(self.chains) if gather else nullcontext():
+            for part in ids.split(self.micro):
+                (loss_of(self.model, part) * (len(part) / sequences)).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._time() - begin, clock
+
+    def _time(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return self.now()
+
+    def run(self, sequences: int, rounds: int, gather: bool = True) -> dict[str, Any]:
+        """Medians over steps of one size."""
+        steps, clocks = zip(*(self.step(sequences, gather) for _ in range(rounds)), strict=True)
+        step = statistics.median(steps)
+        chain = statistics.median(clock.total for clock in clocks)
+        return {
+            "tokens": sequences * self.length,
+            "micro_batches": -(-sequences // self.micro),
+            "gathered": gather,
+            "steps": rounds,
+            "step_seconds": step,
+            "chain_seconds": chain,
+            "forward_seconds": statistics.median(clock.forward for clock in clocks),
+            "backward_seconds": statistics.median(clock.backward for clock in clocks),
+            "solve_seconds": statistics.median(clock.solves for clock in clocks),
+            "share_percent": 100 * chain / step,
+        }
+
+
 def overhead(shape: Shape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Median seconds of a step of NAMEx-Full and of the chain in it, and of the naive chain."""
-    torch.manual_seed(0)
-    model = build(shape, "namex_full", VOCAB, merge={"eta": 0.5}, **SEQUENCE).to(device)
-    chains = link(model)
-    ids = torch.randint(0, VOCAB, (options.batch, options.length), device=device)
-    optimizer: torch.optim.Optimizer
-    if options.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    steps, clocks, naive = [], [], []
-    for turn in range(options.rounds + 1):
-        clock = ChainClock()
-
-        def step(clock: ChainClock = clock) -> None:
-            clock.compute(chains)
-            loss_of(model, ids).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        took = seconds(step)
-        if turn:  # the first step builds the optimizer's state
-            steps.append(took)
-            clocks.append(clock)
-        if turn and options.naive:
-            naive.append(seconds(lambda: naive_chain(model, options.naive)))
-    chain = statistics.median(clock.total for clock in clocks)
-    step_time = statistics.median(steps)
+    """Steps of NAMEx-Full of several sizes and the chain in them, and the naive chain."""
+    training = Training(shape, options.optimizer, options.length, options.micro, device)
+    sizes = sorted(options.batch)
+    training.step(min(sizes[0], options.micro))  # builds the optimizer's state
+    runs = [training.run(sizes[0], options.rounds, gather=False)]
+    for size in sizes:
+        runs.append(training.run(size, options.rounds))
+    naive = float("nan")
+    if options.naive:
+        begin = training.now()
+        naive_chain(training.model, options.naive)
+        naive = training.now() - begin
     return {
         "model": options.model,
         "built_layers": shape.layers,
@@ -113,38 +161,57 @@ def overhead(shape: Shape, options: argparse.Namespace, device: torch.device) ->
         "experts": shape.experts,
         "per_expert": shape.per_expert,
         "d_model": shape.d_model,
-        "tokens": options.batch * options.length,
         "optimizer": options.optimizer,
-        "step_seconds": step_time,
-        "chain_seconds": chain,
-        "forward_seconds": statistics.median(clock.forward for clock in clocks),
-        "solve_seconds": statistics.median(clock.solves for clock in clocks),
-        "share_percent": 100 * chain / step_time,
-        "naive_seconds": statistics.median(naive) if naive else float("nan"),
+        "bytes_read_and_written": chain_bytes(shape),
+        "runs": runs,
+        "naive_seconds": naive,
+        "peak_bytes": peak_bytes(device),
     }
 
 
+def chain_bytes(shape: Shape) -> int:
+    """Bytes that a chain in float32 cannot avoid: for every link the experts are read for the Gram and again for the
+    step, and their gradients are read and written; the base expert moves beside them four times."""
+    return (shape.layers - 1) * 4 * shape.per_expert * (4 * shape.experts + 4)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Memory of the process at its peak, or of the device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def print_overhead(found: dict[str, Any], device: torch.device) -> None:
-    """The measured share, the published one, and the tokens at which the goal is met."""
-    step, chain, naive = found["step_seconds"], found["chain_seconds"], found["naive_seconds"]
-    rows = [
-        ["whole step", f"{step:.3g}", "100"],
-        ["chain, forward and backward", f"{chain:.3g}", f"{found['share_percent']:.2f}"],
-        ["  of which solves", f"{found['solve_seconds']:.3g}", f"{100 * found['solve_seconds'] / step:.2f}"],
-    ]
-    if naive == naive:
-        rows.append(["the same chain, naively", f"{naive:.3g}", f"{100 * naive / (step - chain + naive):.2f}"])
+    """The measured shares, the published one, and the tokens at which the goal is met."""
+    kind = "CPU seconds" if device.type == "cpu" else "seconds"
+    rows = []
+    for run in found["runs"]:
+        name = f"{run['tokens']:,}" + ("" if run["gathered"] else ", without gathered")
+        numbers = [run[f"{part}_seconds"] for part in ("step", "chain", "forward", "backward", "solve")]
+        rows.append([name, str(run["micro_batches"]), *(f"{x:.3g}" for x in numbers), f"{run['share_percent']:.2f}"])
     title = (
         f"{found['model']} on {device.type}: {found['built_layers']} of {found['layers']} layers, {found['experts']} "
-        f"experts of {found['per_expert']:,} parameters, {found['tokens']} tokens a step, {found['optimizer']}"
+        f"experts of {found['per_expert']:,} parameters, {found['optimizer']}, {kind}"
     )
-    print(measure.table(title, ["", "seconds", "per cent"], rows))
-    if naive == naive:
-        print(f"the naive chain takes {naive / chain:.1f} times as long")
-    needed = found["tokens"] * chain * (100 / GOAL - 1) / (step - chain)
+    header = ["tokens in a step", "parts", "step", "chain", "forward", "backward", "solves", "per cent"]
+    print(measure.table(title, header, rows))
+    small, large = found["runs"][1], found["runs"][-1]
+    if found["naive_seconds"] == found["naive_seconds"]:
+        naive = found["naive_seconds"]
+        share = 100 * naive / (small["step_seconds"] - small["chain_seconds"] + naive)
+        print(
+            f"the chain done naively takes {naive:.3g} seconds, {naive / small['chain_seconds']:.1f} times as long, "
+            f"{share:.2f} % of the smallest step"
+        )
+    needed = large["tokens"] * large["chain_seconds"] * (100 / GOAL - 1)
+    needed /= large["step_seconds"] - large["chain_seconds"]
+    rate = found["bytes_read_and_written"] / large["chain_seconds"] / 1e9
     print(
-        f"published share of bargaining: {PUBLISHED_SHARE} %, here: {found['share_percent']:.2f} %; the chain's cost "
-        f"does not depend on the tokens, and is {GOAL:g} % of a step from about {needed:,.0f} tokens on"
+        f"published share of bargaining: {PUBLISHED_SHARE} %; here with {large['tokens']:,} tokens: "
+        f"{large['share_percent']:.2f} %, and {GOAL:g} % from about {needed:,.0f} tokens on\n"
+        f"the chain moves at least {found['bytes_read_and_written'] / 1e9:.2f} GB and did so at {rate:.1f} GB/s; "
+        f"peak memory {found['peak_bytes'] / 1e9:.1f} GB"
     )
 
 
@@ -163,7 +230,7 @@ def system_settings(system: str) -> dict[str, Any]:
 
 def systems(shape: Shape, options: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """Tokens per second of forward and backward passes of every system, interleaved."""
-    ids = torch.randint(0, VOCAB, (options.batch, options.length), device=device)
+    ids = torch.randint(0, VOCAB, (options.batch[0], options.length), device=device)
     calls: dict[str, Callable[[], object]] = {}
     first: dict[str, float] = {}
     for system in SYSTEMS:
@@ -200,6 +267,10 @@ def of_transformers(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, write."""
     parser = argparse.ArgumentParser(
@@ -209,9 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=float, help="factor on all widths (1; for --systems 1/3, --quick 1/6)")
     parser.add_argument("--segment", type=int, default=64, help="tokens in a segment, for models of transformers")
     parser.add_argument("--layers", type=int, help="layers to build")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=_sizes, help="sequences in a step, several separated by commas (8,32,96; 8)")
+    parser.add_argument("--micro", type=int, default=8, help="sequences in a micro-batch at most")
+    parser.add_argument("--length", type=int, default=256, help="tokens in a sequence")
+    parser.add_argument("--rounds", type=int, help="steps of every size (3; 1 where there are several sizes)")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     parser.add_argument("--naive", default="ccp", help="solver of the naive chain, or '' to leave it out")
     parser.add_argument("--systems", action="store_true", help="tokens per second of all systems")
@@ -219,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
+    if options.batch is None:
+        options.batch = [8] if options.systems or options.quick or options.model != "t5-base" else [8, 32, 96]
+    options.rounds = options.rounds or (3 if len(options.batch) == 1 else 1)
     if options.model in MODELS:
         return of_transformers(options)
     width = options.width or (1 / 6 if options.quick else 1 / 3 if options.systems else 1.0)

@@ -140,11 +140,11 @@ class Trainer:
 
     def step(self, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> float:
         """One optimizer step; returns the loss in nats per byte, without balance losses."""
-        self.clock.compute(self.chains)
         x, y = draw(self.data, self.batch, self.length, generator)
-        loss = nn.functional.cross_entropy(self.model(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad(set_to_none=True)
-        (loss + self.model.auxiliary_loss()).backward()
+        with self.clock.gathered(self.chains):
+            loss = nn.functional.cross_entropy(self.model(x).flatten(0, 1), y.flatten())
+            (loss + self.model.auxiliary_loss()).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         return loss.item()

@@ -25,10 +25,10 @@ _COLUMNS = 1024
 
 def why_not(read: Experts, products: str = "float32") -> str | None:
     """None where the kernels take these experts, else the reason."""
-    if find_spec("triton") is None:
-        return "triton is not installed"
     if read.device.type != "cuda" and not _interpreted():
         return f"the experts are on {read.device}; triton needs a CUDA device"
+    if find_spec("triton") is None:
+        return "triton is not installed"
     if products == "float64" or any(part.wide == torch.float64 for part in read.parts):
         return "its products are float32"
     if read.n > _MOST:
@@ -38,10 +38,10 @@ def why_not(read: Experts, products: str = "float32") -> str | None:
 
 def why_not_combine(read: Experts) -> str | None:
     """The same for the combination, which takes any number of experts and float64."""
-    if find_spec("triton") is None:
-        return "triton is not installed"
     if read.device.type != "cuda" and not _interpreted():
         return f"the experts are on {read.device}; triton needs a CUDA device"
+    if find_spec("triton") is None:
+        return "triton is not installed"
     if any(len({t.dtype for t in part.experts}) > 1 for part in read.parts):
         return "the experts differ in dtype"
     return None

@@ -45,15 +45,17 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", [1.0, 0.25])
+@pytest.mark.parametrize("n", [4, 16, 17], ids=str)  # the compiled kernel has another path for few floats
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_formula(dtype, step, method):
-    experts, base = draw_experts(4, SHAPES, dtype, near=0.3)
-    out = ns.combine(base, experts, C, step=step, method=method)
-    exact = flat(base) + step * C @ stacked(experts, base)
+def test_formula(dtype, n, step, method):
+    experts, base = draw_experts(n, SHAPES, dtype, near=0.3)
+    c = draw(n, 5, torch.float64)
+    out = ns.combine(base, experts, c, step=step, method=method)
+    exact = flat(base) + step * c @ stacked(experts, base)
     assert [o.dtype for o in out] == [dtype] * 3 and [o.shape for o in out] == [b.shape for b in base]
     narrow = torch.float64 if dtype == torch.float64 else torch.float32
-    allowed = UNIT[dtype] * exact.abs() + 12 * UNIT[narrow] * (
-        C.abs() @ stacked(experts, base).abs() + flat(base).abs()
+    allowed = UNIT[dtype] * exact.abs() + (n + 8) * UNIT[narrow] * (
+        c.abs() @ stacked(experts, base).abs() + flat(base).abs()
     )
     assert bool(((flat(out) - exact).abs() <= allowed).all())
 

@@ -53,6 +53,7 @@ DIFFERENTIABLE = {
     "frobenius": ChainConfig(detach_alpha=False, gamma=0.1, bargain=BargainConfig(scale="frobenius")),
     "unit_norm": ChainConfig(detach_alpha=False, gamma=0.1, bargain=BargainConfig(scale="unit_norm")),
     "match_mean": ChainConfig(detach_alpha=False, interval=2, bargain=BargainConfig(scale="match_mean")),
+    "biases follow": ChainConfig(detach_alpha=False, gamma=0.7, biases="follow"),
     "ridge": ChainConfig(detach_alpha=False, interval="once", bargain=BargainConfig(ridge=0.3)),
     "cap": ChainConfig(detach_alpha=False, gamma=0.7, bargain=BargainConfig(scale="frobenius", cap=0.3)),
     "mean": ChainConfig(

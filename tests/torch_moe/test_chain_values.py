@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="the extra 'moe' is not installed")
 
 import torch
 
+from nashsolve.core.errors import InvalidProblem
 from nashsolve.integrations.torch_moe import BargainConfig, ChainConfig, MomentumConfig
 from tests.asserts import assert_bitwise, assert_near
 from tests.torch_moe.build import CERTIFIED, TIGHT, domain_vectors, flat, naive_chain, nash_alpha, random_chain
@@ -168,3 +169,21 @@ def test_buffers_start_at_zero_in_every_pass() -> None:
     first = [flat(b) for b in chain.bases()]
     chain.invalidate()
     assert_bitwise(np.stack([flat(b) for b in chain.bases()]), np.stack(first))
+
+
+@pytest.mark.parametrize("biases", ["bargain", "follow"])
+def test_biases_bargain_or_follow(biases: str) -> None:
+    """Weights alone bargain where biases follow; all of the expert moves either way."""
+    config = ChainConfig(bargain=EXACT, gamma=0.2, biases=biases)
+    chain, experts, _ = random_chain(config)
+    bases = chain.bases()
+    for layer, record in enumerate(chain.report()):
+        names = ["weight", "bias"] if biases == "bargain" else ["weight"]
+        tau = domain_vectors({k: experts[layer][k] for k in names}, {k: bases[layer][k] for k in names})
+        assert_near(record["alpha"], nash_alpha(tau @ tau.T), CERTIFIED)
+        c = np.array(record["coefficients"])
+        wanted = flat(bases[layer]) + 0.2 * c @ domain_vectors(experts[layer], bases[layer])
+        assert_near(flat(bases[layer + 1]), wanted, 0, TIGHT)
+        assert_near(record["base_move"], np.linalg.norm(flat(bases[layer + 1]) - flat(bases[layer])), 0, 10 * TIGHT)
+    with pytest.raises(InvalidProblem, match="have none"):
+        random_chain(ChainConfig(biases="follow"), shapes=((4, 3),))

@@ -186,3 +186,19 @@ def test_upcycled_layers_train_although_the_first_step_has_no_agreement() -> Non
         optimizer.step()
     assert statuses[0] == "NO_AGREEMENT" and stuck[0]
     assert not stuck[-1]
+
+
+@pytest.mark.parametrize("curved", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_merge_is_an_operator_of_torch(curved: bool, fused: bool) -> None:
+    """Its schema, shapes without data, and derivative are what torch.compile relies on."""
+    torch.manual_seed(0)
+    slot = curvature().slot("up_proj")
+    experts = [torch.randn(6, 4, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    tensors = [torch.stack(experts).detach().requires_grad_()] if fused else experts
+    weights = torch.randn(2, 3, dtype=torch.float64).requires_grad_()
+    base = torch.randn(6, 4, dtype=torch.float64).requires_grad_()
+    factors = list(slot.factors) if curved else []
+    torch.library.opcheck(
+        torch.ops.nashsolve.curved_merge.default, (weights, base, tensors, factors, fused, 0.5, True, True)
+    )

@@ -217,19 +217,43 @@ def test_copies_and_pickles() -> None:
 dynamo = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 
 
+CURVED: dict[str, Any] = {"curvature": {"kind": "kronecker", "rank": 2, "normalise": True}}
+
+
 @dynamo
-def test_compile_in_one_graph() -> None:
+@pytest.mark.parametrize("system", ["namex_full_mom", "curved", "ties", "two routers"])
+def test_compile_in_one_graph(system: str) -> None:
     """With the base experts passed in, a layer is one graph; gradients flow through them into the chain."""
-    model = Stack("namex_full_mom", layers=2).double()
+    settings = {
+        "namex_full_mom": {},
+        "curved": CURVED,
+        "ties": CURVED | {"merge": {"mask": "ties"}},
+        "two routers": {"merge": {"granularity": "linear"}},
+    }[system]
+    model = Stack("namex_full_mom", layers=2, **settings).double()
+    if model.layers[1].curvature is not None:
+        with torch.no_grad():
+            for parameter in model.layers[1].curvature.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
     layer = torch.compile(model.layers[1], fullgraph=True, backend="aot_eager")
     x = batch(0, torch.float64)
     y = layer(x, base=model.chains[0].bases()[1])
     assert_near(y.detach(), model.layers[1](x).detach(), 0, TIGHT)
     y.square().sum().backward()
-    found = model.layers[0].experts.up_proj.grad.clone()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     model.layers[1](x).square().sum().backward()
-    assert_near(found, model.layers[0].experts.up_proj.grad, CERTIFIED, TIGHT)
+    exact = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == exact.keys() and "layers.0.experts.up_proj" in found
+    for name, gradient in exact.items():
+        assert_near(found[name], gradient, CERTIFIED, TIGHT)
+
+
+@dynamo
+def test_a_layer_with_curvature_and_its_own_base_expert_is_one_graph() -> None:
+    layer = Stack("camex", layers=1).layers[0].double()
+    x = batch(0, torch.float64)
+    assert_near(torch.compile(layer, fullgraph=True, backend="aot_eager")(x).detach(), layer(x).detach(), 0, TIGHT)
 
 
 @dynamo

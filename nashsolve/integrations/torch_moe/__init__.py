@@ -33,6 +33,7 @@ _LAZY = {
     "bargain_over_base": "bargain",
     "domain_gram": "domain",
     "follow": "routers",
+    "gathered": "chain_gather",
     "link": "linking",
     "make_router": "routers",
     "shared_slices": "base",

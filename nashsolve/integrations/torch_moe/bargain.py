@@ -24,6 +24,7 @@ class Agreement:
     alpha : (N,) exact multipliers, None where no agreement was found
     policy : "" for an agreement, else the policy that acted
     factor : coefficients / unscaled coefficients
+    length : of the step, by the Gram that was solved; None without one
     record : plain numbers for telemetry
     """
 
@@ -31,6 +32,7 @@ class Agreement:
     alpha: np.ndarray | None
     policy: str
     factor: float = 1.0
+    length: float | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,7 +81,9 @@ def bargain_over_base(domain: DomainGram, config: BargainConfig, start: np.ndarr
         "seconds": time.perf_counter() - begin,
     }
     alpha = np.asarray(solution.alpha, dtype=np.float64) if agreed else None
-    return Agreement(factor * unscaled, alpha, policy, factor, record)
+    c = factor * unscaled
+    length = float(np.sqrt(max(c @ domain.gram @ c, 0.0)))
+    return Agreement(c, alpha, policy, factor, length, record)
 
 
 def ridged(gram: Any, ridge: float) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,9 @@ from nashsolve.core.errors import InvalidProblem
 from .bargain import Agreement, bargain_over_base, check_finite, uniform
 from .chain_config import BargainConfig, ChainConfig
 from .chain_function import run_chain
+from .chain_gather import Gathering
 from .chain_plan import Link, Plan
+from .chain_report import link_record
 from .curvature import KroneckerCurvature
 from .domain import DomainGram, domain_gram
 from .experts import Expert, ExpertView
@@ -94,6 +96,8 @@ class BaseExpertChain(nn.Module):
     """
 
     alpha_start: Tensor
+    gathers = True
+    """Whether `gathered` may hold back its gradients."""
 
     def __init__(self, members: Sequence[Member], config: ChainConfig, name: str = "chain") -> None:
         super().__init__()
@@ -103,6 +107,7 @@ class BaseExpertChain(nn.Module):
         self._members = list(members)
         self.momentum = Momentum.of(config.momentum)
         self._run = _Run()
+        self.gathering: Gathering | None = None
         self._warned = False
         views = [member.expert_view() for member in members]
         for layer, view in enumerate(views):
@@ -113,10 +118,19 @@ class BaseExpertChain(nn.Module):
                 )
         views[0].check_base(members[0].own_base())
         self.groups = views[0].groups(config.granularity)
+        self.players = {group: self._players(names, views[0].shapes) for group, names in self.groups.items()}
+        if config.biases == "follow" and self.players == self.groups:
+            raise InvalidProblem(f"chain.biases is 'follow', but the experts of {name} have none: it changes nothing")
         self.warm = isinstance(config.bargain, BargainConfig) and config.bargain.warm_start
         if self.warm:
             start = torch.zeros(len(self.groups), len(views) - 1, views[0].n, dtype=torch.float64)
             self.register_buffer("alpha_start", start)
+
+    def _players(self, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """The slots of a group whose entries bargain."""
+        if self.config.biases == "bargain":
+            return names
+        return [name for name in names if len(shapes[name]) > 1] or names
 
     def __len__(self) -> int:
         return len(self._members)
@@ -125,19 +139,35 @@ class BaseExpertChain(nn.Module):
     def bases(self) -> Sequence[Expert]:
         """Base expert of every layer, name -> tensor: float32 (float64 for float64 experts), with gradient unless
         detached or under no_grad."""
-        views = [member.expert_view() for member in self._members]
-        base = dict(self._members[0].own_base())
-        links = self._links(views)
-        tensors = [*base.values(), *(tensor for link in links for tensor in link.tensors)]
-        if self._run.state is None or not self._run.state.matches(tensors):
-            self._run = _Run(Fingerprint(tensors))
+        links, base, tensors = self.read()
+        state = self._run.state
+        if state is None or not state.matches(tensors):
+            state = Fingerprint(tensors)
+            self._run = _Run(state)
         with_gradient = torch.is_grad_enabled() and not self.config.detach_chain
-        key = (with_gradient, torch.is_inference_mode_enabled())
-        if key not in self._run.bases:
-            self._run.bases = {key: self._compute(links, base, with_gradient)}
-        return [base, *self._run.bases[key]]
+        if with_gradient and self.gathering is not None and links:
+            return [base, *self.gathering.leaves(state, lambda: self._cached(links, base, False))]
+        return [base, *self._cached(links, base, with_gradient)]
 
     forward = bases
+
+    def read(self) -> tuple[list[Link], Expert, list[Tensor]]:
+        """Links, base expert of the first layer, and all tensors that the chain is a function of, as they are now."""
+        base = dict(self._members[0].own_base())
+        links = self._links([member.expert_view() for member in self._members])
+        return links, base, [*base.values(), *(tensor for link in links for tensor in link.tensors)]
+
+    def knows(self, state: Fingerprint | None, tensors: Sequence[Tensor]) -> bool:
+        """Whether what was computed last was computed in this state, and the tensors are still in it."""
+        return state is not None and self._run.state is state and state.matches(tensors)
+
+    def plans(self, links: Sequence[Link]) -> Iterator[tuple[list[str], Plan]]:
+        """Names of the slots and plan of every group that bargains for itself."""
+        for group, names in self.groups.items():
+            parts = [
+                Link(link.view.only(names), {k: c for k, c in link.curvature.items() if k in names}) for link in links
+            ]
+            yield names, self._plan(group, parts)
 
     def invalidate(self) -> None:
         """Forget everything: the next call of `bases` computes the chain anew."""
@@ -151,17 +181,18 @@ class BaseExpertChain(nn.Module):
             links.append(Link(view, {name: found for name, found in slots.items() if found is not None}))
         return links
 
+    def _cached(self, links: Sequence[Link], base: Expert, with_gradient: bool) -> list[Expert]:
+        key = (with_gradient, torch.is_inference_mode_enabled())
+        if key not in self._run.bases:
+            self._run.bases = {key: self._compute(links, base, with_gradient)}
+        return self._run.bases[key]
+
     def _compute(self, links: Sequence[Link], base: Expert, with_gradient: bool) -> list[Expert]:
         later: list[Expert] = [{} for _ in links]
         if not links:
             return later
         with torch.set_grad_enabled(with_gradient):
-            for group, names in self.groups.items():
-                parts = [
-                    Link(link.view.only(names), {k: c for k, c in link.curvature.items() if k in names})
-                    for link in links
-                ]
-                plan = self._plan(group, parts)
+            for group, (names, plan) in zip(self.groups, self.plans(links), strict=True):
                 for found, part in zip(later, run_chain(plan, {name: base[name] for name in names}), strict=True):
                     found.update(part)
                 self._run.agreed[group], self._run.moves[group] = plan.agreed, plan.moves
@@ -179,7 +210,8 @@ class BaseExpertChain(nn.Module):
             return self._solve(group, layer, view, now), layer
 
         known = self._run.agreed.setdefault(group, [])
-        plan = Plan(links, self.momentum, config.gamma, agree, agreed=known)
+        silent = frozenset(self.groups[group]) - frozenset(self.players[group])
+        plan = Plan(links, self.momentum, config.gamma, agree, silent=silent, agreed=known)
         if not config.detach_alpha and isinstance(config.bargain, BargainConfig):
             settings = config.bargain
             grams = self._run.grams
@@ -198,17 +230,22 @@ class BaseExpertChain(nn.Module):
         check_finite(domain.gram, f"layer {layer} of {self.name}")
         self._run.grams[group, layer] = domain
         if not self.warm:
-            return self._bargain(domain, None)
+            return self._found(group, self._bargain(domain, None))
         row = self.alpha_start[list(self.groups).index(group), layer]
         start = row.cpu().numpy().copy() if bool((row > 0).all()) else None
         found = self._bargain(domain, start)
         if found.alpha is not None and found.policy == "":
             row.copy_(torch.from_numpy(found.alpha))
-        return found
+        return self._found(group, found)
+
+    def _found(self, group: str, agreement: Agreement) -> Agreement:
+        """The agreement, whose Gram tells the length of the step where all slots of the group bargain."""
+        return agreement if self.players[group] == self.groups[group] else replace(agreement, length=None)
 
     def _gram(self, group: str, layer: int, view: ExpertView, now: Expert) -> DomainGram:
         """What the experts of a layer bargain with."""
-        return domain_gram(view, now, self._settings.products)
+        names = self.players[group]
+        return domain_gram(view.only(names), {name: now[name] for name in names}, self._settings.products)
 
     def _bargain(self, domain: DomainGram, start: np.ndarray | None) -> Agreement:
         return bargain_over_base(domain, self._settings, start)
@@ -243,46 +280,22 @@ class BaseExpertChain(nn.Module):
         and held coefficients). Empty before the first pass.
         """
         return [
-            self._record(group, layer, agreement, solved)
+            link_record(
+                self.config,
+                layer,
+                group,
+                agreement,
+                solved,
+                self._run.grams.get((group, layer)),
+                float(self._run.moves[group][layer]),
+            )
             for group, agreed in self._run.agreed.items()
             for layer, (agreement, solved) in enumerate(agreed)
         ]
 
-    def _record(self, group: str, layer: int, agreement: Agreement, solved: int) -> dict[str, Any]:
-        c = agreement.coefficients
-        domain = self._run.grams.get((group, layer))
-        move = float(self._run.moves[group][layer])
-        share = np.abs(c) / max(np.abs(c).sum(), 1e-300)
-        total = float(c.sum())
-        empty = dict.fromkeys(("gains", "margin", "gap", "certificate"))
-        return {
-            "layer": layer,
-            "group": group,
-            "players": len(c),
-            "resolved": solved == layer and self.config.bargain != "uniform",
-            **empty,
-            **agreement.record,
-            "policy": agreement.policy,
-            "alpha": None if agreement.alpha is None else [_finite(a) for a in agreement.alpha],
-            "coefficients": c.tolist(),
-            "sum": total,
-            "entropy": float(-(share * np.log(np.maximum(share, 1e-300))).sum()),
-            "utilities": None if domain is None else (domain.gram @ c).tolist(),
-            "norms": None if domain is None else domain.norms.tolist(),
-            "cosines": None if domain is None else domain.cosines.tolist(),
-            "step_norm": None if domain is None else float(np.sqrt(max(c @ domain.gram @ c, 0.0))),
-            "base_move": move,
-            "gamma": self.config.gamma,
-            "h": self.config.gamma * total,
-        }
-
     def __getstate__(self) -> dict[str, Any]:
         """Without the cache, whose tensors belong to a graph and cannot be copied."""
-        return self.__dict__ | {"_run": _Run()}
+        return self.__dict__ | {"_run": _Run(), "gathering": None}
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, layers={len(self._members)}"
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

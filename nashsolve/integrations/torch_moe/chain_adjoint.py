@@ -24,6 +24,8 @@ class Adjoint:
         # Base experts are needed again only where a gradient depends on their values.
         again = curved or plan.pull is not None
         self.bases = propagate(plan, base, lambda layer, view, now: plan.agreed[layer]) if again else []
+        # Without momentum the adjoint of a step is gamma times that of the base expert: the coefficients take gamma.
+        self.plain = plan.momentum.none and not again
         self.of_coefficients: dict[int, Tensor] = {}
 
     def run(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -39,20 +41,39 @@ class Adjoint:
         """Gradients of one layer's tensors after another, from the last to the first; then `lam` is the base's."""
         size = len(self.names)
         # All tensors of these dicts are this run's own, and are written to in place.
-        lam = {name: torch.zeros_like(t, dtype=self.dtype) for name, t in zip(self.names, self.tensors, strict=False)}
+        lam: Expert = {}
         self.lam = lam
         p: Expert = {}
-        q = {name: torch.zeros_like(t) for name, t in lam.items()} if self.plan.momentum.u else {}
+        q: Expert = {}
         start = len(self.tensors)
         for layer in reversed(range(len(self.plan.links))):
             for name, gradient in zip(self.names, gradients[layer * size : (layer + 1) * size], strict=True):
-                if gradient is not None:
-                    lam[name].add_(gradient)
+                self._take(lam, name, gradient)
             gamma = self.plan.gamma
-            upstream = {k: p[k].add_(t, alpha=gamma) if k in p else gamma * t for k, t in lam.items()}
             start -= len(self.plan.links[layer].tensors)
+            if self.plain:
+                yield self._link(layer, start, lam, lam, gamma)
+                continue
+            upstream = {k: p[k].add_(t, alpha=gamma) if k in p else gamma * t for k, t in lam.items()}
             yield self._link(layer, start, upstream, lam)
+            if self.plan.momentum.u and not q:
+                q = {name: torch.zeros_like(t) for name, t in lam.items()}
             p = self._buffers(upstream, q)
+
+    def own(self, gradient: Tensor) -> Tensor:
+        """A gradient of a base expert as a tensor that the run may write to."""
+        return gradient.to(self.dtype, copy=True)
+
+    def _take(self, lam: Expert, name: str, gradient: Tensor | None) -> None:
+        """Add a gradient that comes in to the adjoint of the base expert."""
+        if gradient is None:
+            if name not in lam:
+                like = self.tensors[self.names.index(name)]
+                lam[name] = torch.zeros_like(like, dtype=self.dtype)
+        elif name in lam:
+            lam[name].add_(gradient)
+        else:
+            lam[name] = self.own(gradient)
 
     def spread(self, layer: int, slot: Slot, weights: Tensor, g: Tensor) -> Tensor | None:
         """Gradients ``c_i g`` of a slot's experts as rows; None where they were put elsewhere."""
@@ -68,12 +89,13 @@ class Adjoint:
             q[name].mul_(r).sub_(t, alpha=u)
         return p
 
-    def _link(self, layer: int, start: int, upstream: Expert, lam: Expert) -> list[Tensor | None]:
-        """Gradients of one layer's tensors; takes what flows on to the base expert before it into `lam`."""
+    def _link(self, layer: int, start: int, upstream: Expert, lam: Expert, factor: float = 1.0) -> list[Tensor | None]:
+        """Gradients of one layer's tensors for `factor` times `upstream`, which may be `lam` itself; takes what flows
+        on to the base expert before it into `lam`."""
         link = self.plan.links[layer]
         agreement, solved = self.plan.agreed[layer]
         wanted = self.wanted[start : start + len(link.tensors)]
-        weights = torch.as_tensor(agreement.coefficients, dtype=self.dtype, device=link.tensors[0].device)
+        weights = torch.as_tensor(factor * agreement.coefficients, dtype=self.dtype, device=link.tensors[0].device)
         couple = self._coupling(layer, solved, agreement, upstream)
         found: list[Tensor | None] = []
         sums: list[Tensor | None] = []
@@ -91,7 +113,7 @@ class Adjoint:
             else:
                 rows = self.spread(layer, slot, link.held(slot, weights), g) if ask else None
                 lam[name].sub_(g, alpha=float(weights.sum()))
-            if couple is not None:
+            if couple is not None and name not in self.plan.silent:
                 extra = slot.mix(couple) - _outer(couple.sum(-1), self.bases[layer][name])
                 rows = extra if rows is None else rows.add_(extra)
                 lam[name].sub_(extra.sum(0))

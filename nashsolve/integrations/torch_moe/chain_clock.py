@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .chain import BaseExpertChain
+from .chain_gather import gathered
 from .experts import Expert
 
 
@@ -25,8 +27,9 @@ class ChainClock:
     """Seconds of chains, in the forward and in the backward pass, and of the solves in them.
 
     Call `compute` at the beginning of a training step: the chains are computed then, and the layers find them cached.
-    On a GPU the clock waits for its work at the four ends that it reads. Adding the chain's gradients of the experts to
-    those of the layers is the autograd engine's work and counts as the rest of the step.
+    Or put the forward and backward passes of a step under ``with clock.gathered(chains)``, which is `gathered` with
+    both ends timed. On a GPU the clock waits for its work at the ends that it reads. Without `gathered`, adding the
+    chain's gradients of the experts to those of the layers is the autograd engine's work and is not in the time.
 
     Attributes
     ----------
@@ -62,6 +65,17 @@ class ChainClock:
             node.register_prehook(self._start)
             node.register_hook(self._stop)
         return bases
+
+    @contextmanager
+    def gathered(self, chains: Sequence[BaseExpertChain]) -> Iterator[None]:
+        """`chain_gather.gathered`, whose work at both ends is timed."""
+        with gathered(chains) as gatherings:
+            self.compute(chains)
+            yield
+            begin = self.now()
+            for gathering in gatherings:
+                gathering.backward()
+            self.backward += self.now() - begin
 
     def _start(self, grad_outputs: tuple[Tensor, ...]) -> None:
         self._mark = self.now()

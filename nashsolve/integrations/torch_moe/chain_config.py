@@ -94,6 +94,8 @@ class ChainConfig(Strict):
     gamma : step size, > 0
     interval : re-solve every this many layers; "once" solves at the first layer only
     granularity : "expert": one bargain over whole experts; "linear": one for each linear layer
+    biases : "bargain": they are part of the domain vectors; "follow": weights bargain alone, and biases (tensors with
+        one axis) take the same step
     momentum : over layers
     detach_alpha : True treats the coefficients as constants, as the published code does; False differentiates them
         through the bargaining solution
@@ -104,6 +106,7 @@ class ChainConfig(Strict):
     gamma: float = Field(default=1.0, gt=0)
     interval: int | Literal["once"] = 1
     granularity: Literal["expert", "linear"] = "expert"
+    biases: Literal["bargain", "follow"] = "bargain"
     momentum: MomentumConfig = MomentumConfig()
     detach_alpha: bool = True
     detach_chain: bool = False
@@ -113,8 +116,8 @@ class ChainConfig(Strict):
         if self.interval != "once" and self.interval < 1:
             raise ValueError(f"chain.interval is {self.interval}; a whole number >= 1 or 'once' is needed")
         if self.bargain == "uniform":
-            if self.interval != 1 or not self.detach_alpha:
-                raise ValueError("uniform coefficients are constants: interval and detach_alpha change nothing")
+            if self.interval != 1 or not self.detach_alpha or self.biases != "bargain":
+                raise ValueError("uniform coefficients are constants: interval, biases and detach_alpha change nothing")
         elif not self.detach_alpha and self.bargain.iterations is not None:
             raise ValueError("detach_alpha=False needs a converged solver: iterations=None")
         if self.detach_chain and not self.detach_alpha:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from nashsolve.tall import combine
 
 from .bargain import Agreement
 from .curvature import SlotCurvature
@@ -23,6 +26,9 @@ Pull = Callable[[Agreement, Tensor], Tensor]
 @dataclass(frozen=True)
 class Link:
     """One layer that moves the base expert: its experts and the curvature of their slots, where it acts."""
+
+    whole: ClassVar[bool] = True
+    """Whether the view holds all columns of the experts."""
 
     view: ExpertView
     curvature: dict[str, SlotCurvature] = field(default_factory=dict)
@@ -49,6 +55,7 @@ class Plan:
     """What one run of the chain needs beside its tensors, and what it leaves behind.
 
     pull : derivative of the agreements, None where they are constants
+    silent : slots that move but do not bargain
     agreed : (agreement, layer at which it was solved) for every link
     moves : length of the base expert's move for every link, 0-dim float64 tensors
     """
@@ -58,6 +65,7 @@ class Plan:
     gamma: float
     agree: Agree
     pull: Pull | None = None
+    silent: frozenset[str] = frozenset()
     agreed: list[tuple[Agreement, int]] = field(default_factory=list)
     moves: list[Tensor] = field(default_factory=list)
 
@@ -80,15 +88,22 @@ def walk(plan: Plan, base: Expert, agree: Agree) -> Iterator[Expert]:
     plan.moves.clear()
     yield now
     for layer, link in enumerate(plan.links):
-        agreement, _ = agree(layer, link.view, now)
+        agreement, solved = agree(layer, link.view, now)
         c = agreement.coefficients
         step = link.step(now, c)
-        if step is not None:
-            state, move, buffer = plan.momentum.advance(state, None, [step], [1.0], plan.gamma)
-            later = [tensor + part for tensor, part in zip(now.values(), move, strict=True)]
+        known = agreement.length if link.whole and solved == layer else None
+        if step is None and known is not None and plan.momentum.none:
+            # No buffer is written and read again only to measure it.
+            later = combine(list(now.values()), link.view.vectors(), c, step=plan.gamma)
+            length = torch.tensor(known, dtype=torch.float64)
         else:
-            state, later, buffer = plan.momentum.advance(state, list(now.values()), link.view.vectors(), c, plan.gamma)
-        plan.moves.append(plan.gamma * torch.stack([torch.linalg.vector_norm(t).double() for t in buffer]).norm())
+            base_or_none = list(now.values()) if step is None else None
+            experts, weights = (link.view.vectors(), c) if step is None else ([step], [1.0])
+            state, later, buffer = plan.momentum.advance(state, base_or_none, experts, weights, plan.gamma)
+            if step is not None:
+                later = [tensor + part for tensor, part in zip(now.values(), later, strict=True)]
+            length = torch.stack([torch.linalg.vector_norm(t).double() for t in buffer]).norm()
+        plan.moves.append(plan.gamma * length)
         now = dict(zip(now, later, strict=True))
         yield now
 

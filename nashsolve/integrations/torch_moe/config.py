@@ -48,8 +48,13 @@ class MergeConfig(Strict):
     eta : step from the base expert to the merged expert. camex needs it; with token_nash over "parameters" it asks for
         a merged expert for every token, :math:`E_m + \eta\sum_i c_i\tau_i`, instead of a mixture of outputs
     selection : "all" uses the router's probabilities of all experts, "selected" its top-k weights
-    mask : "ties" keeps the entries whose sign agrees with the sum over experts, "dropout" drops whole experts
+    granularity : "expert" merges both linear layers by one router's answer; "linear" gives the second one a router of
+        its own, which is asked about the hidden units after the non-linearity, as the published CAMEx code does
+    mask : "ties" keeps the entries whose sign agrees with the sum over experts (camex only), "dropout" drops whole
+        experts of a row in training
     dropout : probability of "dropout", in (0, 1)
+    dropped : what happens to the weights that are left: "raised" by 1 / (1 - dropout), as in the published CAMEx code,
+        or "renormalised" to the sum of all, as in SMEAR
     few_selected : "merge" always uses the rule; "plain_sum" is the published CAMEx code: where fewer than half of the
         experts are selected, their weighted sum without base expert and curvature
     players : of token_nash: "selected" experts or "all" of them
@@ -61,8 +66,10 @@ class MergeConfig(Strict):
     rule: Literal["smoe", "smear", "camex", "lory", "usage", "token_nash"] = "smoe"
     eta: float | None = Field(default=None, gt=0)
     selection: Literal["all", "selected"] = "all"
+    granularity: Literal["expert", "linear"] = "expert"
     mask: Literal["none", "ties", "dropout"] = "none"
     dropout: float = Field(default=0.1, gt=0, lt=1)
+    dropped: Literal["raised", "renormalised"] = "raised"
     few_selected: Literal["merge", "plain_sum"] = "merge"
     players: Literal["selected", "all"] = "selected"
     vectors: Literal["parameters", "outputs"] = "parameters"
@@ -76,12 +83,16 @@ class MergeConfig(Strict):
         bargains = self.rule == "token_nash" and self.vectors == "parameters"
         if self.eta is not None and self.rule != "camex" and not bargains:
             raise ValueError(f"merge rule {self.rule!r} takes no eta: it would change nothing")
-        self._only_with("camex", "mask", "few_selected")
+        self._only_with("camex", "few_selected")
+        if self.rule not in ("camex", "smear", "lory") and (self.mask != "none" or self.granularity != "expert"):
+            raise ValueError(f"merge rule {self.rule!r} reads neither mask nor granularity: they would change nothing")
+        if self.mask == "ties" and self.rule != "camex":
+            raise ValueError("merge.mask is 'ties', but only the rule 'camex' has domain vectors: take 'dropout'")
         self._only_with("token_nash", "players", "vectors", "detach_gram")
         if not self.detach_gram and self.vectors != "outputs":
             raise ValueError("merge.detach_gram reads merge.vectors='outputs' only: it would change nothing")
         self._only_with("usage", "usage_decay")
-        if self.dropout != 0.1 and self.mask != "dropout":
+        if (self.dropout != 0.1 or self.dropped != "raised") and self.mask != "dropout":
             raise ValueError("merge.dropout is set, but merge.mask is not 'dropout': it would change nothing")
         if self.rule in ("smoe", "token_nash", "usage") and self.selection != "all":
             raise ValueError(f"merge rule {self.rule!r} reads no selection: it would change nothing")
@@ -188,6 +199,8 @@ class MoEConfig(Strict):
             raise ValueError(f"merge rule {self.merge.rule!r} reads no base expert: a chain would change nothing")
         if not self.needs_base and self.base != BaseConfig():
             raise ValueError(f"merge rule {self.merge.rule!r} reads no base expert: base would change nothing")
+        if self.chain is not None and self.chain.biases == "follow" and not self.bias:
+            raise ValueError("chain.biases='follow' changes nothing for experts with bias=False")
         if self.chain is not None and not self.chain.detach_alpha and self.curvature.in_chain:
             raise ValueError("detach_alpha=False does not go with curvature.in_chain")
         return self

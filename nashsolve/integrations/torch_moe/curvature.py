@@ -33,6 +33,29 @@ def kronecker_term(tau: Tensor, factors: Sequence[Tensor]) -> Tensor:
     return torch.matmul(x, b2.mT).reshape(tau.shape)
 
 
+def term_and_gradients(
+    tau: Tensor, factors: Sequence[Tensor], upstream: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """The term, and the gradients of tau and of the four factors for the gradient `upstream` of the term.
+
+    Written out, because within an operator of torch nothing is recorded for autograd.
+    """
+    a, a2, b, b2 = factors
+    rows = tau.reshape(a.shape[0], -1)
+    x = (a @ rows).reshape(a.shape[0], a2.shape[0], -1)
+    y = torch.matmul(a2, x).reshape(-1, b.shape[0], b2.shape[0])
+    z = torch.matmul(b, y)
+    term = torch.matmul(z, b2.mT).reshape(tau.shape)
+    g = upstream.reshape(z.shape)
+    of_b2 = g.flatten(0, 1).mT @ z.flatten(0, 1)
+    g = torch.matmul(g, b2)
+    of_b = torch.matmul(g, y.mT).sum(0)
+    g = torch.matmul(b.mT, g).reshape(x.shape)
+    of_a2 = torch.matmul(g, x.mT).sum(0)
+    g = torch.matmul(a2.mT, g).reshape(rows.shape)
+    return term, (a.mT @ g).reshape(tau.shape), (g @ rows.mT, of_a2, of_b, of_b2)
+
+
 @dataclass(frozen=True)
 class SlotCurvature:
     """Curvature of one slot for all experts.
@@ -55,14 +78,10 @@ class SlotCurvature:
         """Gradient with respect to tau, and ``M_i tau``; adds the factors' gradients to `sums`, one term at a time."""
         gradient, value = torch.zeros_like(tau), torch.zeros_like(tau)
         for r in range(self.factors[0].shape[1]):
-            with torch.enable_grad():
-                inputs = [tau.detach(), *(f[i, r].detach().to(tau.dtype) for f in self.factors)]
-                inputs = [x.requires_grad_() for x in inputs]
-                term = kronecker_term(inputs[0], inputs[1:])
-                found = torch.autograd.grad(term, inputs, upstream)
-            gradient.add_(found[0], alpha=self.scale)
-            value.add_(term.detach(), alpha=self.scale)
-            for total, part in zip(sums, found[1:], strict=True):
+            term, of_tau, found = term_and_gradients(tau, [f[i, r].to(tau.dtype) for f in self.factors], upstream)
+            gradient.add_(of_tau, alpha=self.scale)
+            value.add_(term, alpha=self.scale)
+            for total, part in zip(sums, found, strict=True):
                 total[i, r].add_(part, alpha=self.scale)
         return gradient, value
 

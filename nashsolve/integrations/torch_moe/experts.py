@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nashsolve.core.errors import InvalidProblem, InvalidType
+
+from .combination import combination
 
 Expert = dict[str, Tensor]
 """One expert (or base expert): name of the slot -> tensor."""
@@ -39,22 +41,12 @@ class Slot:
         """Expert i's tensor, a view."""
         return self.tensors[0][i] if self.fused else self.tensors[i]
 
-    def mix(self, coefficients: Tensor) -> Tensor:
-        """``sum_i c_i E_i`` for coefficients (..., N), as (..., *shape); differentiable, no stacked copy."""
+    def mix(self, coefficients: Tensor, a: Tensor | None = None, base: Tensor | None = None) -> Tensor:
+        """``a E_m + sum_i c_i E_i`` for coefficients (..., N), as (..., *shape); differentiable, no stacked copy."""
         lead = coefficients.shape[:-1]
-        if self.fused:
-            flat = self.tensors[0].reshape(self.n, -1)
-            return (coefficients @ flat.to(coefficients.dtype)).reshape(*lead, *self.shape)
-        spread = (*lead, *(1,) * len(self.shape))
-        terms = [coefficients[..., i].reshape(spread) * tensor for i, tensor in enumerate(self.tensors)]
-        return torch.stack(terms).sum(0) if len(terms) == 1 else _sum(terms)
-
-
-def _sum(terms: Sequence[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+        rows = coefficients.reshape(-1, coefficients.shape[-1])
+        found = combination(rows, self.tensors, self.fused, None if a is None else a.reshape(-1), base)
+        return found.reshape(*lead, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -138,12 +130,7 @@ class ExpertView:
         found = {}
         with torch.autocast(coefficients.device.type, enabled=False):
             for slot in self.slots:
-                total = slot.mix(coefficients)
-                if base is not None and base_coefficient is not None:
-                    ones = (1,) * len(slot.shape)
-                    share = base_coefficient.reshape(*base_coefficient.shape, *ones)
-                    total = total + share * base[slot.name].to(total.dtype)
-                found[slot.name] = total
+                found[slot.name] = slot.mix(coefficients, base_coefficient, None if base is None else base[slot.name])
         return found
 
     def only(self, names: Iterable[str]) -> ExpertView:

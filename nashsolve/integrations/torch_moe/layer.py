@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .experts import Expert, ExpertView
 from .feed_forward import FusedExperts, feed_forward
 from .merge_rules import RULES, MergeCall
 from .router_output import RouterOutput
-from .routers import make_router
+from .routers import Router, make_router
 
 
 class MoE(ChainMember, nn.Module):
@@ -32,10 +33,11 @@ class MoE(ChainMember, nn.Module):
     Attributes
     ----------
     experts, router, rule : its parts
+    hidden_router : the second linear layer's own router, with ``merge.granularity="linear"``, or None
     shared : shared experts, or None
     curvature : learned curvature, or None
     base : the layer's own base expert; None for rules without one, for a shared expert, in later layers of a chain
-    router_output : the router's last answer, with its graph
+    router_output, hidden_output : the routers' last answers, with their graphs
     losses : balance losses and the router's own of the last call, multiplied by their coefficients
 
     Notes
@@ -54,6 +56,11 @@ class MoE(ChainMember, nn.Module):
         self.router = make_router(
             config.router.name, d_model=config.d_model, n_experts=config.n_experts, **config.router.options
         )
+        self.hidden_router: Router | None = None
+        if config.merge.granularity == "linear":
+            self.hidden_router = make_router(
+                config.router.name, d_model=config.d_hidden, n_experts=config.n_experts, **config.router.options
+            )
         self.rule = RULES[config.merge.rule](config)
         self.shared = FusedExperts(config.n_shared, *sizes) if config.n_shared else None
         view = self.expert_view()
@@ -63,6 +70,7 @@ class MoE(ChainMember, nn.Module):
         rank, normalise = config.curvature.rank, config.curvature.normalise
         self.curvature = KroneckerCurvature(view.n, view.shapes, rank, normalise) if curved else None
         self.router_output: RouterOutput | None = None
+        self.hidden_output: RouterOutput | None = None
         self.losses: dict[str, Tensor] = {}
 
     def forward(
@@ -93,20 +101,32 @@ class MoE(ChainMember, nn.Module):
         InvalidProblem, InvalidType
         """
         given = {"token_mask": token_mask, "input_ids": input_ids, "generator": generator}
-        output = self.router(x, **{name: value for name, value in given.items() if value is not None})
+        context = {name: value for name, value in given.items() if value is not None}
+        output = self.router(x, **context)
         self.router_output = output
         self.losses = {**output.losses, **balance_losses(output, self.config.balance)}
-        y = self.rule(self._call(x, output, base))
+        y = self.rule(self._call(x, output, base, context))
         if self.shared is not None:
             for i in range(self.config.n_shared):
                 y = y + feed_forward(x, self.shared.expert(i), self.config.activation)
         return y
 
-    def _call(self, x: Tensor, output: RouterOutput, base: Mapping[str, Tensor] | None) -> MergeCall:
+    def _call(
+        self, x: Tensor, output: RouterOutput, base: Mapping[str, Tensor] | None, context: Mapping[str, Any]
+    ) -> MergeCall:
         if base is None:
             base = self.base_expert() if self.config.needs_base else {}
-        router = self.router
-        return MergeCall(x, output, router.level, router.segment_length, self.experts, base, self.curvature)
+        router, then = self.router, None if self.hidden_router is None else partial(self._route_hidden, context)
+        return MergeCall(x, output, router.level, router.segment_length, self.experts, base, self.curvature, then)
+
+    def _route_hidden(self, context: Mapping[str, Any], hidden: Tensor) -> RouterOutput:
+        """Ask the second linear layer's router; its losses count like the first one's."""
+        assert self.hidden_router is not None
+        output: RouterOutput = self.hidden_router(hidden, **context)
+        self.hidden_output = output
+        found = {**output.losses, **balance_losses(output, self.config.balance)}
+        self.losses = self.losses | {f"hidden_{name}": loss for name, loss in found.items()}
+        return output
 
     def base_expert(self) -> Expert:
         """The base expert that the layer uses now: its own, its shared expert's slice, or the chain's."""
@@ -147,11 +167,13 @@ class MoE(ChainMember, nn.Module):
     def after_step(self) -> None:
         """Call once after every optimizer step: loss-free bias, stages of routers, shares of use."""
         self.router.after_step()
+        if self.hidden_router is not None:
+            self.hidden_router.after_step()
         self.rule.after_step()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to the last call's graph."""
-        return self.__dict__ | {"router_output": None, "losses": {}}
+        return self.__dict__ | {"router_output": None, "hidden_output": None, "losses": {}}
 
     def extra_repr(self) -> str:
         return f"rule={self.config.merge.rule!r}, chain={'no' if self.config.chain is None else 'yes'}"

@@ -25,12 +25,14 @@ from .chain_config import MomentumConfig
 class MomentumState:
     """Explicit state between two layers, a list of tensors each; None stands for zero.
 
-    buffers : p, and q where u is not zero
+    buffers : p, and q where u is not zero; written to by the next layer
     move : last move of the base expert, for heavy_ball
+    scratch : room for p where nothing of it is kept
     """
 
     buffers: tuple[list[Tensor], ...] | None = None
     move: list[Tensor] | None = None
+    scratch: tuple[list[Tensor], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Momentum:
         return cls(r, u)
 
     @property
+    def none(self) -> bool:
+        """Whether every move is the step itself."""
+        return not (self.r or self.u or self.heavy_ball)
+
+    @property
     def multiplier(self) -> complex:
         """The complex twin of the momentum, for the stability module."""
         return complex(self.r, self.u)
@@ -81,8 +88,9 @@ class Momentum:
         if self.heavy_ball:
             return self._heavy_ball(state, base, experts, c, gamma)
         beta = complex(self.r, self.u) if self.u else self.r
-        point, buffers = combine(base, experts, c, step=gamma, momentum=beta, buffers=state.buffers)
-        return MomentumState(buffers if beta else None), point, buffers[0]
+        room = state.buffers or state.scratch
+        point, buffers = combine(base, experts, c, step=gamma, momentum=beta, buffers=state.buffers, buffers_out=room)
+        return MomentumState(buffers) if beta else MomentumState(scratch=buffers), point, buffers[0]
 
     def _heavy_ball(
         self, state: MomentumState, base: list[Tensor] | None, experts: Sequence[Any], c: Any, gamma: float

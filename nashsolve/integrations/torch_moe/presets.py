@@ -1,8 +1,7 @@
 """The systems of the published tables as settings.
 
 `eta` is never published and stays the user's choice, and so does the level of the router where parameters are merged.
-Names that end in "_published" make the choices of the public code, flaws included; one router serves both linear layers
-of an expert, where that code has one for each.
+Names that end in "_published" make the choices of the public papers and code, flaws included.
 """
 
 from __future__ import annotations
@@ -44,6 +43,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "router": {"name": "linear", "options": {"top_k": 1, "softmax": "after"}},
     },
     "smear": {"merge": {"rule": "smear"}},
+    "smear_published": {
+        "merge": {"rule": "smear", "mask": "dropout", "dropout": 0.1, "dropped": "renormalised"},
+        "router": {"name": "linear", "options": {"norm": True}},
+    },
     "lory": {"merge": {"rule": "lory"}},
     "usage": {"merge": {"rule": "usage"}},
     "token_nash": {
@@ -55,7 +58,13 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "curvature": {"kind": "kronecker", "rank": 1},
     },
     "camex_published": {
-        "merge": {"rule": "camex", "eta": 1.0, "mask": "ties", "few_selected": "plain_sum"},
+        "merge": {
+            "rule": "camex",
+            "eta": 1.0,
+            "granularity": "linear",
+            "mask": "ties",
+            "few_selected": "plain_sum",
+        },
         "curvature": {"kind": "kronecker", "rank": 8, "normalise": False},
         "base": {"init": "copy"},
         "router": {"name": "noisy_topk", "options": {"count_padding": True}},

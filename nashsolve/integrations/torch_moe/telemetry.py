@@ -59,7 +59,8 @@ def snapshot(
     ----------
     step : number of the step
     chains : base-expert chains; each gives a list of records under its name
-    model : module whose layers with a `router_output` are recorded under their names
+    model : module whose layers with a `router_output` are recorded under their names, and those with a second router
+        also under their names and "/hidden"
     matrices : keep the cosines of domain vectors (N x N per layer)
     **numbers : anything else of the step, such as loss=...
 
@@ -74,9 +75,10 @@ def snapshot(
         links[chain.name] = [_link(record, matrices) for record in chain.report()]
     routing = {}
     for name, module in [] if model is None else model.named_modules():
-        output = getattr(module, "router_output", None)
-        if isinstance(output, RouterOutput):
-            routing[name] = routing_record(output)
+        for attribute, ending in (("router_output", ""), ("hidden_output", "/hidden")):
+            output = getattr(module, attribute, None)
+            if isinstance(output, RouterOutput):
+                routing[name + ending] = routing_record(output)
     return {"step": step, "chains": links, "routing": routing, **numbers}
 
 

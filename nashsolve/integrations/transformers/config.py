@@ -48,6 +48,11 @@ class MergingConfig(Strict):
     @model_validator(mode="after")
     def _fits(self) -> MergingConfig:
         levels = (self.level, self.causal_level)
+        if self.merge.granularity != "expert":
+            raise ValueError(
+                "merge.granularity='linear' needs a router for each linear layer, and a block of transformers has one: "
+                "use MoE layers for it"
+            )
         if self.merge.rule not in POOLED and levels != (None, None):
             raise ValueError(f"merge rule {self.merge.rule!r} works on tokens: level would change nothing")
         if self.merge.rule == "lory" and {*levels} - {None, "segment"}:

@@ -122,7 +122,7 @@ class MergingLayer(ChainMember, nn.Module):
         if base is None:
             base = dict(self.own_base())
         level = self.stack.level
-        merge = ModelCall(x, output, level, self.stack.size, self.experts, base, self.curvature, segments)
+        merge = ModelCall(x, output, level, self.stack.size, self.experts, base, self.curvature, segments=segments)
         return self.rule(merge).reshape(hidden.shape).to(hidden.dtype)
 
     def _segments(self, x: Tensor, call: Call) -> Segments | None:

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -161,6 +162,46 @@ void add_scaled(int kind, const void* row, int64_t at, int64_t count, T c, const
     }
 }
 
+// sum = sum_i c_i (row_i - below) over S vectors of floats, which stay in registers while the rows pass.
+template <int S>
+void add_strip(const void* const* rows, int64_t n, const double* c, int64_t at, const float* below, float* sum) {
+    constexpr int lanes = Wide<float>::lanes;
+    Floats b[S], total[S] = {};
+    for (int x = 0; x < S; ++x) std::memcpy(&b[x], below + x * lanes, sizeof(Floats));
+    for (int64_t i = 0; i < n; ++i) {
+        const float* from = static_cast<const float*>(rows[i]) + at;
+        const float weight = float(c[i]);
+        for (int x = 0; x < S; ++x) {
+            Floats row;
+            std::memcpy(&row, from + x * lanes, sizeof(Floats));
+            total[x] += weight * (row - b[x]);
+        }
+    }
+    for (int x = 0; x < S; ++x) std::memcpy(sum + x * lanes, &total[x], sizeof(Floats));
+}
+
+// Rows whose streams the processor fetches ahead by itself, strip by strip.
+constexpr int64_t kStreams = 16;
+
+bool few_floats(int64_t n, const int* kinds) {
+    bool all = n <= kStreams;
+    for (int64_t i = 0; all && i < n; ++i) all = kinds[i] == kFloat32;
+    return all;
+}
+
+// The same over a block, for few rows that are all floats.
+void add_floats(const void* const* rows, int64_t n, const double* c, int64_t at, int64_t count, const float* below,
+                float* sum) {
+    constexpr int64_t strip = 4 * Wide<float>::lanes;
+    int64_t k = 0;
+    for (; k + strip <= count; k += strip) add_strip<4>(rows, n, c, at + k, below + k, sum + k);
+    for (; k < count; ++k) {
+        sum[k] = 0;
+        for (int64_t i = 0; i < n; ++i)
+            sum[k] += float(c[i]) * (static_cast<const float*>(rows[i])[at + k] - below[k]);
+    }
+}
+
 int size_of(int kind) { return kind == kFloat64 ? 8 : kind == kFloat32 ? 4 : 2; }
 
 // Brings a whole block of a row into the cache.
@@ -293,16 +334,21 @@ void combine(const void* const* rows, int64_t n, const int* kinds, const void* b
              const double* numbers, void* out, int out_kind, void* const* rest, int buffers, int64_t begin,
              int64_t end) {
     const T re = T(numbers[n]), im = T(numbers[n + 1]), r = T(numbers[n + 2]), u = T(numbers[n + 3]);
+    const bool few = std::is_same_v<T, float> && few_floats(n, kinds);
     alignas(64) T below[kBlock], delta[kBlock], row[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t count = end - at < kBlock ? end - at : kBlock;
-        std::memset(delta, 0, sizeof(delta));
         if (base && at + 2 * kBlock <= end) fetch(base, base_kind, at + kBlock);
         if (base) load(base_kind, base, at, count, below);
         else std::memset(below, 0, sizeof(below));
-        for (int64_t i = 0; i < n; ++i) {
-            if (at + 2 * kBlock <= end) fetch(rows[i], kinds[i], at + kBlock);
-            add_scaled(kinds[i], rows[i], at, count, T(numbers[i]), below, delta, row);
+        if constexpr (std::is_same_v<T, float>)
+            if (few) add_floats(rows, n, numbers, at, count, below, delta);
+        if (!few) {
+            std::memset(delta, 0, sizeof(delta));
+            for (int64_t i = 0; i < n; ++i) {
+                if (at + 2 * kBlock <= end) fetch(rows[i], kinds[i], at + kBlock);
+                add_scaled(kinds[i], rows[i], at, count, T(numbers[i]), below, delta, row);
+            }
         }
         if (buffers == 1) {
             const T* p = static_cast<const T*>(rest[0]);

@@ -66,6 +66,14 @@ def test_placements(two: Ranks, n: int, placement: Any, base: Any) -> None:
     check(two, n, PLAIN, (2,), [placement], base=base)
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("grams", ["layer", "joint"])
+def test_biases_that_follow(two: Ranks, placement: str, grams: str) -> None:
+    config = ChainConfig(gamma=0.3, biases="follow", detach_alpha=placement == "experts" or grams == "joint")
+    shapes = {"weight": (4, 3), "bias": (4,)}
+    check(two, 4, config, (2,), [PLACEMENTS[placement]], settings={"grams": grams}, shapes=shapes)
+
+
 @pytest.mark.parametrize("config", ["plain", "complex", "heavy_ball", "interval", "linear"])
 @pytest.mark.parametrize("placement", [Shard(1), Shard(0)], ids=["columns", "experts"])
 def test_one_collective_for_the_whole_chain(two: Ranks, config: str, placement: Any) -> None:

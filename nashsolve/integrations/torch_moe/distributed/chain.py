@@ -69,6 +69,8 @@ class ShardedChain(BaseExpertChain):
     pass, after those of the wrappers; see `no_sync`. Source: [namex2025]_
     """
 
+    gathers = False
+
     def __init__(
         self,
         members: Sequence[Any],
@@ -226,7 +228,7 @@ class ShardedChain(BaseExpertChain):
             plan = self._plan(group, [link_of(self.layout, layer, names) for layer in step.layers])
             base = {name: start[name] for name in names}
             if self.settings.grams == "joint" and self.config.bargain != "uniform":
-                self._joint[group] = self._over_ranks(group, None, step.layers, names, base)
+                self._joint[group] = self._over_ranks(group, None, step.layers, base)
                 agree_jointly(plan)
             for layer, now in enumerate(walk(plan, base, plan.agree_once)):
                 if layer:
@@ -246,7 +248,8 @@ class ShardedChain(BaseExpertChain):
     def _moves(self, group: str, plan: Plan) -> list[Tensor]:
         """Lengths of the base expert's moves: from the Grams, or where these do not tell from one more small sum."""
         grams = [self._run.grams.get((group, layer)) for layer in range(len(plan.agreed))]
-        if self.momentum.multiplier or any(gram is None for gram in grams):
+        silent = self.players[group] != self.groups[group]
+        if silent or self.momentum.multiplier or any(gram is None for gram in grams):
             return self.layout.lengths(plan.moves, self.groups[group])
         found = []
         for gram, (agreement, _) in zip(grams, plan.agreed, strict=True):
@@ -259,11 +262,9 @@ class ShardedChain(BaseExpertChain):
         if not isinstance(view, LocalView):
             joint = self._joint[group]
             return layer_gram(joint.gram, joint.gram_error, rows_of(view, now))
-        return self._over_ranks(group, layer, [view.layer], list(now), now)
+        return self._over_ranks(group, layer, [view.layer], now)
 
-    def _over_ranks(
-        self, group: str, layer: int | None, layers: Sequence[Any], names: Sequence[str], base: Expert
-    ) -> DomainGram:
+    def _over_ranks(self, group: str, layer: int | None, layers: Sequence[Any], base: Expert) -> DomainGram:
         where = f"{self.name}" if layer is None else f"layer {layer} of {self.name}"
         agreed = {"computations": self.solved, "group": group, "layer": layer}
         agreed |= {"coefficients before": self._last, "coefficients so far": self._coefficients()}
@@ -271,7 +272,8 @@ class ShardedChain(BaseExpertChain):
             agreed["sums of the first base expert"] = self._mark
         if self.warm:
             agreed["warm starts of the coefficients"] = digest(self.alpha_start.cpu().numpy().tobytes())
-        return self._summed.find(layers, names, base, where, agreed)
+        names = self.players[group]
+        return self._summed.find(layers, names, {name: base[name] for name in names}, where, agreed)
 
     def _bargain(self, domain: DomainGram, start: np.ndarray | None) -> Agreement:
         return solve_once(domain, self._settings, start, self.team if self.settings.solve == "broadcast" else None)

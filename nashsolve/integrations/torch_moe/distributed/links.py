@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ class ShardLink(Link):
     layout : of the chain
     shards : slot -> what this rank holds
     """
+
+    whole: ClassVar[bool] = False
 
     layout: Layout | None = None
     shards: Mapping[str, Held] = field(default_factory=dict)

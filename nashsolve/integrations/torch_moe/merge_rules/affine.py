@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..experts import ExpertView, Slot
-from ..feed_forward import Activation, activate, feed_forward
+from ..feed_forward import Activation, activate, feed_forward, linear
 from .call import MergeCall
 
 
@@ -25,18 +25,36 @@ def evaluate(call: MergeCall, activation: Activation, a: Tensor | None, c: Tenso
     return call.ungrouped(feed_forward(call.grouped(), expert, activation))
 
 
+def evaluate_linear(call: MergeCall, name: str, a: Tensor | None, c: Tensor) -> Tensor:
+    """Output (batch, length, out) of one merged linear layer, with the coefficients of `evaluate`."""
+    view = call.view.only((name, f"{name}_bias"))
+    if call.level == "token":
+        y = mixed_linear(call.hidden.reshape(-1, call.hidden.shape[-1]), view, call.base, name, a, c)
+        return y.reshape(*call.hidden.shape[:-1], y.shape[-1])
+    base = None if a is None else {slot.name: call.base[slot.name] for slot in view.slots}
+    return apply_linear(call, view.merge(c, base, a), name)
+
+
+def apply_linear(call: MergeCall, expert: Mapping[str, Tensor], name: str) -> Tensor:
+    """Output (batch, length, out) of one linear layer with parameters for every row."""
+    return call.ungrouped(linear(call.grouped(), expert[name], expert.get(f"{name}_bias")))
+
+
 def mixed_feed_forward(
     x: Tensor, view: ExpertView, base: Mapping[str, Tensor], a: Tensor | None, c: Tensor, activation: Activation
 ) -> Tensor:
     """The feed-forward of token t's own merged expert, for tokens x (T, d) and coefficients c (T, N)."""
-    slots = {slot.name: slot for slot in view.slots}
-    for name in ("up_proj", "down_proj"):
-        bias = f"{name}_bias"
-        y = _mixed_linear(x, slots[name], slots.get(bias), c)
-        if a is not None:
-            y = y + a.to(y.dtype)[:, None] * _plain_linear(x, base[name], base.get(bias))
-        x = activate(y, activation) if name == "up_proj" else y
-    return x
+    hidden = activate(mixed_linear(x, view, base, "up_proj", a, c), activation)
+    return mixed_linear(hidden, view, base, "down_proj", a, c)
+
+
+def mixed_linear(
+    x: Tensor, view: ExpertView, base: Mapping[str, Tensor], name: str, a: Tensor | None, c: Tensor
+) -> Tensor:
+    """One linear layer of it."""
+    slots, bias = {slot.name: slot for slot in view.slots}, f"{name}_bias"
+    y = _mixed_linear(x, slots[name], slots.get(bias), c)
+    return y if a is None else y + a.to(y.dtype)[:, None] * _plain_linear(x, base[name], base.get(bias))
 
 
 def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

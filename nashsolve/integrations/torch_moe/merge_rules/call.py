@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from ..config import MoEConfig
 from ..curvature import KroneckerCurvature
 from ..experts import ExpertView
-from ..feed_forward import Activation, FusedExperts
+from ..feed_forward import Activation, FusedExperts, activate
 from ..router_output import RouterOutput
 
 
@@ -24,6 +25,7 @@ class MergeCall:
     experts : of the layer
     base : base expert, name -> tensor; empty for rules that read none
     curvature : None for the identity
+    route_hidden : asks the second linear layer's own router about the hidden units, where there is one
     """
 
     hidden: Tensor
@@ -33,6 +35,7 @@ class MergeCall:
     experts: FusedExperts
     base: Mapping[str, Tensor]
     curvature: KroneckerCurvature | None
+    route_hidden: Callable[[Tensor], RouterOutput] | None = None
 
     @property
     def view(self) -> ExpertView:
@@ -57,7 +60,7 @@ class MergeCall:
         if self.level == "segment":
             batch, length, _ = self.hidden.shape
             y = y.reshape(batch, -1, y.shape[-1])[:, :length]
-        return y.reshape(self.hidden.shape)
+        return y.reshape(*self.hidden.shape[:-1], y.shape[-1])
 
     def per_token(self, rows: Tensor) -> Tensor:
         """One value for each of the flattened tokens from one for each row: (rows, ...) -> (tokens, ...)."""
@@ -85,6 +88,24 @@ class MergeRule(nn.Module):
         super().__init__()
         self.settings = config.merge
         self.activation: Activation = config.activation
+
+    def by_linear(self, call: MergeCall, evaluate: Callable[[MergeCall, str], Tensor]) -> Tensor:
+        """The feed-forward whose linear layers are merged one by one, each by its own router's answer."""
+        assert call.route_hidden is not None
+        hidden = activate(evaluate(call, "up_proj"), self.activation)
+        return evaluate(replace(call, hidden=hidden, output=call.route_hidden(hidden)), "down_proj")
+
+    def dropped(self, weights: Tensor) -> Tensor:
+        """Weights (rows, N) with whole experts dropped in training, for each row anew."""
+        settings = self.settings
+        if settings.mask != "dropout" or not self.training:
+            return weights
+        if settings.dropped == "raised":
+            return nn.functional.dropout(weights, settings.dropout)
+        kept = weights * (torch.rand_like(weights) >= settings.dropout)
+        left = kept.sum(-1, keepdim=True)
+        # A row that lost all its weight keeps it.
+        return torch.where(left > 0, kept * (weights.sum(-1, keepdim=True) / torch.where(left > 0, left, 1.0)), weights)
 
     @abstractmethod
     def forward(self, call: MergeCall) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import MoEConfig
 from ..experts import ExpertView, Slot
 from ..feed_forward import feed_forward
-from .affine import evaluate, mixed_feed_forward
+from .affine import apply_linear, evaluate, evaluate_linear, mixed_feed_forward, mixed_linear
 from .call import MergeCall, MergeRule
 from .curved_merge import curved_merge
 
@@ -27,33 +27,50 @@ class CamexRule(MergeRule):
         self.eta = float(config.merge.eta or 0.0)
 
     def forward(self, call: MergeCall) -> Tensor:
-        settings = self.settings
-        n = call.output.probs.shape[-1]
-        if settings.few_selected == "plain_sum" and 2 * call.output.topk_index.shape[-1] < n:
+        if self.settings.granularity == "linear":
+            return self.by_linear(call, self._linear)
+        if self._plain(call):
             return evaluate(call, self.activation, None, call.output.dense())
-        s = self.eta * self._dropped(call.weights(settings.selection))
-        if call.curvature is None and settings.mask != "ties":
+        s = self._weights(call)
+        if not self._curved(call):
             return evaluate(call, self.activation, 1 - s.sum(-1), s)
         if call.level == "token":
-            return self._per_token(call, s)
+            x, view = call.hidden.reshape(-1, call.hidden.shape[-1]), self._domain(call, call.view, s)
+            y = mixed_feed_forward(x, view, call.base, torch.ones_like(s[:, 0]), s, self.activation)
+            return y.reshape(call.hidden.shape)
         experts = {slot.name: self._merge(call, slot, s) for slot in call.view.slots}
         return call.ungrouped(feed_forward(call.grouped(), experts, self.activation))
+
+    def _linear(self, call: MergeCall, name: str) -> Tensor:
+        """One linear layer, by the answer of its own router."""
+        if self._plain(call):
+            return evaluate_linear(call, name, None, call.output.dense())
+        s = self._weights(call)
+        if not self._curved(call):
+            return evaluate_linear(call, name, 1 - s.sum(-1), s)
+        view = call.view.only((name, f"{name}_bias"))
+        if call.level == "token":
+            x, domain = call.hidden.reshape(-1, call.hidden.shape[-1]), self._domain(call, view, s)
+            y = mixed_linear(x, domain, call.base, name, torch.ones_like(s[:, 0]), s)
+            return y.reshape(*call.hidden.shape[:-1], y.shape[-1])
+        return apply_linear(call, {slot.name: self._merge(call, slot, s) for slot in view.slots}, name)
+
+    def _plain(self, call: MergeCall) -> bool:
+        """Whether so few experts are selected that the published code sums them up."""
+        few = 2 * call.output.topk_index.shape[-1] < call.output.probs.shape[-1]
+        return self.settings.few_selected == "plain_sum" and few
+
+    def _curved(self, call: MergeCall) -> bool:
+        return call.curvature is not None or self.settings.mask == "ties"
+
+    def _weights(self, call: MergeCall) -> Tensor:
+        return self.eta * self.dropped(call.weights(self.settings.selection))
 
     def _merge(self, call: MergeCall, slot: Slot, weights: Tensor, over_base: bool = True) -> Tensor:
         curvature = None if call.curvature is None else call.curvature.slot(slot.name)
         return curved_merge(slot, call.base[slot.name], weights, curvature, self.settings.mask == "ties", over_base)
 
-    def _per_token(self, call: MergeCall, s: Tensor) -> Tensor:
-        """Curved domain vectors once for all tokens, then a combination of linear layers for each."""
+    def _domain(self, call: MergeCall, view: ExpertView, s: Tensor) -> ExpertView:
+        """Curved domain vectors, once for all tokens, for a combination of linear layers for each."""
         eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-        curved = {slot.name: self._merge(call, slot, eye, over_base=False) for slot in call.view.slots}
-        x = call.hidden.reshape(-1, call.hidden.shape[-1])
-        a = torch.ones_like(s[:, 0])
-        y = mixed_feed_forward(x, ExpertView.of(curved), call.base, a, s, self.activation)
-        return y.reshape(call.hidden.shape)
-
-    def _dropped(self, weights: Tensor) -> Tensor:
-        """Whole experts dropped in training, for each row anew, and the others raised by 1 / (1 - p)."""
-        if self.settings.mask != "dropout":
-            return weights
-        return torch.nn.functional.dropout(weights, self.settings.dropout, self.training)
+        return ExpertView.of({slot.name: self._merge(call, slot, eye, over_base=False) for slot in view.slots})

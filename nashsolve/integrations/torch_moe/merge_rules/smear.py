@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .affine import evaluate
+from .affine import evaluate, evaluate_linear
 from .call import MergeCall, MergeRule
 
 
@@ -15,4 +15,9 @@ class SmearRule(MergeRule):
     """
 
     def forward(self, call: MergeCall) -> Tensor:
-        return evaluate(call, self.activation, None, call.weights(self.settings.selection))
+        if self.settings.granularity == "linear":
+            return self.by_linear(call, lambda part, name: evaluate_linear(part, name, None, self._weights(part)))
+        return evaluate(call, self.activation, None, self._weights(call))
+
+    def _weights(self, call: MergeCall) -> Tensor:
+        return self.dropped(call.weights(self.settings.selection))
