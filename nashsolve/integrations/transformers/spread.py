@@ -42,12 +42,14 @@ class SpreadSlot(Slot):
     def expert(self, i: int) -> Tensor:
         raise InvalidProblem(f"expert {i} of slot {self.name!r} may lie on another rank")
 
-    def mix(self, coefficients: Tensor) -> Tensor:
-        """As of a whole slot: the sum over this rank's experts, summed over the ranks."""
+    def mix(self, coefficients: Tensor, a: Tensor | None = None, base: Tensor | None = None) -> Tensor:
+        """As of a whole slot: the sum over this rank's experts, summed over the ranks, and the base expert once."""
         local = self.tensors[0]
         own = _Entering.apply(coefficients, self.group)[..., self.first : self.first + local.shape[0]]
         found: Tensor = _Leaving.apply(Slot(self.name, (local,), True).mix(own), self.group)
-        return found
+        if a is None or base is None:
+            return found
+        return found + a.reshape(*a.shape, *(1,) * base.ndim) * base.to(found.dtype)
 
 
 class _Entering(torch.autograd.Function):
