@@ -6,13 +6,13 @@
 
 namespace NASH_NAMESPACE {
 
-template <int W, class Real = double> struct Block : Tile<W, Real> {
+template <int W, class Real = double> struct Blockwide : Tile<W, Real> {
     static constexpr int MOST = 16, ROWS = 4, COLUMNS = 4, LANE = 32;  // of a panel, and of a thread's tile
     Real* panel;  // `held` numbers
     int held;
 
-    NASH_FN Block<W, float> narrow() const {  // the same team, in floats
-        Block<W, float> team;
+    NASH_FN Blockwide<W, float> narrow() const {  // the same team, in floats
+        Blockwide<W, float> team;
 #if defined(__CUDA_ARCH__)
         team.shared = (float*)this->shared;
 #endif

@@ -274,12 +274,14 @@ template <class T, Job JOB> int one_by_one(const Batch& p, long begin, long end)
 }
 
 #if defined(NASH_TILES)
-struct HostBlock : Block<256> {
+// Whose panel lies where a GPU has shared memory.
+struct HostBlock : Blockwide<256> {
     HostBlock() {
         static thread_local double shared_memory[1 << 14];
         panel = shared_memory, held = 1 << 14;
     }
 };
+
 // As a GPU picks: the smallest tile that has a thread for every player.
 template <Job JOB> int spread(const Batch& p, long begin, long end) {
     if (p.n <= 8) return one_by_one<Tile<8>, JOB>(p, begin, end);

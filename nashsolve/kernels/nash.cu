@@ -111,7 +111,7 @@ template <int W> __device__ __forceinline__ void solve_tile(const Task& p) {
 // panel in shared memory; blocks take the items in turn.
 template <int W> __device__ __forceinline__ void solve_block(const Task& p, double* scratch, int held) {
     extern __shared__ double memory[];
-    Block<W> team;
+    Blockwide<W> team;
 #if defined(__CUDACC__)
     team.shared = memory;
 #endif

@@ -415,7 +415,7 @@ def test_disagreement_agrees_with_newton(cupy: Any, n: int, seed: int, wide: boo
     wanted = ns.solve(ns.BargainingProblem(**given), solver="newton")
     codes, others = plain(found.status), wanted.status
     inactive = (others <= 1) & (wanted.ball_multiplier == 0)
-    assert np.isin(codes[inactive], (Status.SOLVED_INACCURATE, Status.NUMERICAL_ERROR)).all()
+    assert np.isin(codes[inactive], (Status.SOLVED_INACCURATE, Status.MAX_ITER, Status.NUMERICAL_ERROR)).all()
     differ = (codes != others) & ~inactive
     assert np.isin(codes[differ], (1, 3, 6)).all() and np.isin(others[differ], (1, 3, 4, 6, 0)).all()
     good = (codes <= 1) & (others <= 1)
@@ -463,7 +463,7 @@ def test_vectors_with_a_disagreement_point(cupy: Any) -> None:
 
 @pytest.mark.parametrize("n", [1, 5, 8, 16, 33, 64, 70])
 def test_an_iteration_in_floats(cupy: Any, n: int) -> None:
-    """Judged in float64: every bound holds, ordinary problems are SOLVED, opposed ones proved, what is between is open."""
+    """Judged in float64: bounds hold, ordinary problems are SOLVED, opposed ones proved, what is between stays open."""
     every = {**families.FEASIBLE, **(families.INFEASIBLE if n > 1 else {})}
     names, batch = [], []
     for name, make in every.items():

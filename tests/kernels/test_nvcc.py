@@ -76,7 +76,7 @@ def test_the_inlined_text_is_what_the_files_say(tmp_path: Path) -> None:
 def test_the_text_asks_for_no_file() -> None:
     text = cuda.source()
     assert "#include" not in text and "#pragma once" not in text
-    assert text.count("struct Tile {") == 1 and text.count("struct Block :") == 1 and "nash_solve_##W" in text
+    assert text.count("struct Tile {") == 1 and text.count("struct Blockwide :") == 1 and "nash_solve_##W" in text
 
 
 def test_memory_is_what_the_source_carves() -> None:
