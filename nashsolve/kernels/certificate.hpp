@@ -24,7 +24,7 @@ template <class S> NASH_FN S phi_above(S t) {  // the larger of phi(t) and phi(-
 // lines: LINES * n, with ALPHA filled in; numbers: NUMBERS. d may be null. rough: whether the iteration ran in floats,
 // whose precision is then what an answer that is not good enough lacks. Returns the status code as a scalar.
 template <class T>
-NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, const typename T::S* w,
+NASH_LARGE typename T::S certify(const T& team, int n, const typename T::S* gram, const typename T::S* w,
                               const typename T::S* d, typename T::S radius, double gram_error, double rtol,
                               typename T::S stop, typename T::S* lines, typename T::S* numbers,
                               Room<typename T::S> room, bool rough = false) {

@@ -51,7 +51,7 @@ constexpr long floats_of(long n, bool placed) { return (placed ? 3 : 2) * n * n 
 // The same in floats, in room.spare, with weights of mean one. good: whether the Gram is one so far; where how.definite,
 // its Cholesky factor is taken in floats.
 template <bool PLACED, class T>
-NASH_FN typename T::S iterate_in_floats(const T& team, int n, const typename T::S* unit, const typename T::S* w,
+NASH_LARGE typename T::S iterate_in_floats(const T& team, int n, const typename T::S* unit, const typename T::S* w,
                                         const typename T::S* unit_d, typename T::S weight, typename T::S* a,
                                         const Settings& how, typename Kind<typename T::S>::mask& good,
                                         Room<typename T::S> room, typename T::S& n_iter) {

@@ -21,7 +21,7 @@ template <class S> struct Room {
 // a: in, a positive start; out, the answer; lanes that are not live keep theirs. margin: the squared one at which to give
 // up. Returns one of Stop per lane, as a scalar; n_iter likewise.
 template <class T>
-NASH_FN typename T::S newton(const T& team, int n, const typename T::S* b, const typename T::S* w, typename T::S* a,
+NASH_LARGE typename T::S newton(const T& team, int n, const typename T::S* b, const typename T::S* w, typename T::S* a,
                              double margin, int max_iter, typename Kind<typename T::S>::mask live,
                              Room<typename T::S> room, typename T::S& n_iter) {
     using S = typename T::S;
@@ -133,7 +133,7 @@ NASH_FN typename T::S all_in_turn(const T& team, int n, const typename T::S* b, 
 
 // Returns where the sweeps finished; elsewhere they were not worth going on with.
 template <class T>
-NASH_FN typename Kind<typename T::S>::mask sweep(const T& team, int n, const typename T::S* b, const typename T::S* w,
+NASH_LARGE typename Kind<typename T::S>::mask sweep(const T& team, int n, const typename T::S* b, const typename T::S* w,
                                                  typename T::S* a, typename T::S& n_iter) {
     using S = typename T::S;
     using K = Kind<S>;

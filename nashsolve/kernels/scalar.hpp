@@ -6,9 +6,11 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define NASH_FN __host__ __device__ __forceinline__
 #define NASH_RARE __host__ __device__ __noinline__  // what few items need, kept out of the registers of all others
+#define NASH_LARGE NASH_FN
 #else
 #define NASH_FN inline __attribute__((always_inline))
 #define NASH_RARE inline
+#define NASH_LARGE inline  // what several jobs share: one copy of it compiles faster, and a call costs it nothing
 #endif
 
 namespace NASH_NAMESPACE {

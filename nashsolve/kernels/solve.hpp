@@ -9,7 +9,7 @@ namespace NASH_NAMESPACE {
 // about one. apart: the largest difference of the halves. Returns where it is a Gram; elsewhere the caller says what is
 // wrong.
 template <class T>
-NASH_FN typename Kind<typename T::S>::mask examine(const T& team, int n, typename T::S* gram, typename T::S* scale,
+NASH_LARGE typename Kind<typename T::S>::mask examine(const T& team, int n, typename T::S* gram, typename T::S* scale,
                                                    typename T::S* unit, typename T::S& apart, Settings how,
                                                    Room<typename T::S> room) {
     using S = typename T::S;
@@ -34,7 +34,7 @@ NASH_FN typename Kind<typename T::S>::mask examine(const T& team, int n, typenam
 // Of the given start and the cold one, each on the optimum of its ray, the one with the better objective; a start that
 // is not positive and finite loses. On return a is the choice, a cold one as ones.
 template <class T>
-NASH_FN void choose_start(const T& team, int n, const typename T::S* b, const typename T::S* w,
+NASH_LARGE void choose_start(const T& team, int n, const typename T::S* b, const typename T::S* w,
                           const typename T::S* scale, typename T::S* a, Room<typename T::S> room) {
     using S = typename T::S;
     using K = Kind<S>;
