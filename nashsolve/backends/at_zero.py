@@ -21,6 +21,9 @@ from .warm_start import prefer
 _LOSS = 1e3
 """How much longer the vectors with their multipliers are than their sum, from where plain sums lose too many digits."""
 
+_LEFT = 1e-6
+"""Share of the largest below which a projection has left nothing to a player."""
+
 Steps = Callable[[Array, Array, Array, Array, float, bool], tuple[Array, Any, str]]
 """(B, w, a, sum w, squared margin at which to give up, whether a is the cold start) -> (a, iterations, why it stopped
 early or "")."""
@@ -29,7 +32,7 @@ early or "")."""
 def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps, grain: float = 0.0) -> RawAnswer:
     """The answer that `steps` finds for the equilibrated Gram, or the direction in which it diverged.
 
-    grain : rounding of the iteration, where it is coarser than float64
+    grain : squared margin, for each player, at which the iteration gives up, where it is coarser than float64
     """
     xp, b, w = problem.xp, problem.unit_gram, problem.power
     if start is None and problem.white is None and problem.batch_shape == () and is_numpy_namespace(xp):
@@ -97,24 +100,33 @@ def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> Array:
 def _block(a: Array, b: Array, xp: Any, grain: float) -> Array:
     """Sharpen a diverged direction into a certificate: its projection on the null space of its own players.
 
-    A smaller share than `least` is what the iteration had not yet brought to nothing when it gave up.
+    An iteration of coarser `grain` gives up earlier, and its direction still holds players who do not belong: those to
+    whom the projection leaves nothing go, and the others are projected once more.
     """
-    least = max(1e-5, 2 * (a.shape[-1] * grain) ** 0.5)
     hat = a / xp.max(a, axis=-1)[..., None]
     zero = xp.linalg.diagonal(b) <= 0
     hat = xp.where(xp.any(zero, axis=-1)[..., None], xp.astype(zero, xp.float64), hat)
     hat = xp.where(hat == hat, hat, xp.zeros_like(hat))
-    strong = hat > least
+    y = xp.where(hat > 1e-5, hat, xp.zeros_like(hat))
+    sharp, fine = _project(y, b, xp)
+    if grain > 0.0 and not bool(xp.all(fine)):
+        few = xp.where(sharp > _LEFT * xp.max(sharp, axis=-1)[..., None], y, xp.zeros_like(y))
+        again, good = _project(few, b, xp)
+        sharp, fine = xp.where(fine[..., None], sharp, again), fine | good
+    return xp.where(fine[..., None], sharp, y)
+
+
+def _project(y: Array, b: Array, xp: Any) -> tuple[Array, Array]:
+    """y >= 0 on the null space of the players that it holds, and whether they all keep something."""
+    strong = y > 0
     both = strong[..., :, None] & strong[..., None, :]
     eye = xp.eye(b.shape[-1], dtype=xp.float64, device=device(b))
     values, basis = xp.linalg.eigh(xp.where(both, b * xp.ones_like(both, dtype=xp.float64), eye))
     null = xp.astype(values <= 1e-12, xp.float64)
-    y = xp.where(strong, hat, xp.zeros_like(hat))
     inner = matvec(xp.matrix_transpose(basis), y, xp) * null
     sharp = matvec(basis, inner, xp)
     fine = xp.all(xp.where(strong, sharp > 0, True), axis=-1) & (xp.sum(null, axis=-1) > 0)
-    sharp = xp.where(strong, sharp, xp.zeros_like(sharp))
-    return xp.where(fine[..., None], sharp, y)
+    return xp.where(strong, sharp, xp.zeros_like(sharp)), fine
 
 
 def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array:

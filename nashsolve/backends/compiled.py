@@ -16,7 +16,7 @@ from array_api_compat import is_numpy_namespace, is_torch_namespace
 from nashsolve import kernels
 from nashsolve.core.arrays import Array, device, matvec, quiet
 from nashsolve.core.problem import BargainingProblem
-from nashsolve.core.solver import EPS32, RawAnswer, default_goal, read_precision
+from nashsolve.core.solver import BLUR32, RawAnswer, default_goal, read_precision
 from nashsolve.core.status import Status
 
 from .at_zero import solve_at_zero
@@ -60,7 +60,7 @@ class Compiled:
             if problem.disagreement is not None:
                 found = self._at_disagreement(problem)
                 return solve_with_disagreement(problem, start, self.max_iter, None) if found is None else found
-            return solve_at_zero(problem, start, self._steps, EPS32 if self._rough else 0.0)
+            return solve_at_zero(problem, start, self._steps, BLUR32 if self._rough else 0.0)
 
     def _at_disagreement(self, problem: BargainingProblem) -> RawAnswer | None:
         """By the kernel on the equilibrated Gram, then corrected through the vectors; None for what it leaves open."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from nashsolve.core.arrays import EPS64, Array, namespace_of, on_device, quiet
 from nashsolve.core.problem import BargainingProblem
-from nashsolve.core.solver import EPS32, RawAnswer, default_goal, read_precision
+from nashsolve.core.solver import BLUR32, RawAnswer, default_goal, read_precision
 from nashsolve.core.status import Status
 from nashsolve.kernels import cuda
 
@@ -60,7 +60,7 @@ class CupyBatched:
         rough = self.precision != "float64"
         with quiet(problem.xp):
             if problem.disagreement is None:
-                return solve_at_zero(problem, start, self._steps, EPS32 if rough else 0.0)
+                return solve_at_zero(problem, start, self._steps, BLUR32 if rough else 0.0)
             found = self._at_disagreement(problem)
             return solve_with_disagreement(problem, start, self.max_iter, None) if found is None else found
 

@@ -13,7 +13,8 @@ from .problem import BargainingProblem
 PRECISIONS = ("float64", "float32")
 """Numbers that an iteration may run in; every answer is judged in float64."""
 
-EPS32 = EPS64 * 2**29
+BLUR32 = 4 * EPS64 * 2**29
+"""Squared margin, for each player, at which an iteration in float32 gives up; it stalls before its rounding."""
 
 
 def read_precision(value: Any) -> str:

@@ -46,6 +46,9 @@ NASH_FN typename T::S iterate(const T& team, int n, const typename T::S* unit, c
     }
 }
 
+// The squared margin of n players at which floats give up: they stall before they reach their rounding.
+NASH_FN double blur(int n) { return 4 * n * (double)Grain<float>::EPS; }
+
 constexpr long floats_of(long n, bool placed) { return (placed ? 3 : 2) * n * n + ((placed ? PATH_LINES : 8) + 3) * n; }
 
 // The same in floats, in room.spare, with weights of mean one. good: whether the Gram is one so far; where how.definite,
@@ -79,7 +82,7 @@ NASH_LARGE typename T::S iterate_in_floats(const T& team, int n, const typename 
         const typename K::mask sound = inner.factor(own.square, own.lines, n);
         good = good & (N::back(select(sound, K::all(1), K::all(0))) > 0);
     }
-    const double margin = n * (double)Grain<float>::EPS + how.gram_error;
+    const double margin = blur(n) + how.gram_error;
     F used;
     const F stop = iterate<PLACED>(inner, n, b, power, place, x, margin, how.max_iter, own, used);
     const S by = PLACED ? mean : root(mean);

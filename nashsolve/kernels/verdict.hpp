@@ -36,22 +36,30 @@ NASH_RARE double sharpen(const T team, int n, const double* gram, const double* 
     double *h = room.square, *x = room.lines + 4 * n, *y = x + n, *inverse = y + n, *a = lines + ALPHA * n;
     const double shift = 4 * n * EPS + n * how.gram_error;
     const double top = team.most(n, [&](int i) { return a[i] / scale[i]; });
-    // A smaller share is what the iteration had not yet brought to nothing when it gave up.
-    const double least = how.rough ? 2 * root(n * (double)Grain<float>::EPS) : 1e-5;
     team.each(n, [&](int i) {
         const double share = a[i] / scale[i] / top;
-        y[i] = x[i] = share > least ? share : 0;
+        y[i] = share > 1e-5 ? share : 0;
     });
-    team.each(n, [&](int i) {
-        for (int j = 0; j < i; ++j) h[(long)i * n + j] = y[i] > 0 && y[j] > 0 ? unit[(long)i * n + j] : 0;
-        h[(long)i * n + i] = (y[i] > 0 ? unit[(long)i * n + i] : 1) + shift;
-    });
-    const bool sound = team.factor(h, inverse, n);
-    for (int k = 0; k < 3; ++k) {
-        team.solve(h, inverse, x, n);
-        team.each(n, [&](int i) { x[i] = x[i] * shift; });
+    // An iteration in floats gives up earlier, and its direction still holds players who do not belong: those to whom the
+    // projection leaves nothing go, and the others are projected once more.
+    bool positive = false;
+    for (int round = 0; round <= (how.rough ? 1 : 0) && !positive; ++round) {
+        if (round) {
+            const double most = team.most(n, [&](int i) { return x[i]; });
+            team.each(n, [&](int i) { y[i] = x[i] > 1e-6 * most ? y[i] : 0; });
+        }
+        team.each(n, [&](int i) {
+            for (int j = 0; j < i; ++j) h[(long)i * n + j] = y[i] > 0 && y[j] > 0 ? unit[(long)i * n + j] : 0;
+            h[(long)i * n + i] = (y[i] > 0 ? unit[(long)i * n + i] : 1) + shift;
+            x[i] = y[i];
+        });
+        const bool sound = team.factor(h, inverse, n);
+        for (int k = 0; k < 3; ++k) {
+            team.solve(h, inverse, x, n);
+            team.each(n, [&](int i) { x[i] = x[i] * shift; });
+        }
+        positive = sound && team.least(n, [&](int i) { return y[i] > 0 ? x[i] : 1; }) > 0;
     }
-    const bool positive = sound && team.least(n, [&](int i) { return y[i] > 0 ? x[i] : 1; }) > 0;
     double code = AMBIGUOUS;
     for (int k = positive ? 0 : 1; k < 2 && code != NO_AGREEMENT; ++k) {
         const double* direction = k == 0 ? x : y;
@@ -102,7 +110,7 @@ NASH_FN double settle(const T& team, int n, double* gram, const double* w, const
         });
         count = team.sum(n, [&](int i) { return silent[i]; });
     }
-    const double noise = n * (ROUGH ? (double)Grain<float>::EPS : EPS) + how.gram_error;
+    const double noise = (ROUGH ? blur(n) : n * EPS) + how.gram_error;
     if (natural) radius = root(team.sum(n, [&](int i) { return w[i]; }));
     const bool odd = PLACED && team.sum(n, [&](int i) { return size_of(d[i]) < 1e300 ? 0.0 : 1.0; }) > 0;
     if (code == LEFT_TO_PYTHON || odd) {
