@@ -107,6 +107,7 @@ class Compiled:
         start = None if cold else np.ascontiguousarray(np.asarray(a))
         out, stop, n_iter = np.empty(shape), np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
         threads = self.threads or kernels.threads()
+        noise -= n * BLUR32 if self._rough else 0.0  # which the kernel counts itself
         kernels.load().newton(gram, power, start, noise, self._limit, out, stop, n_iter, threads, self._rough)
         worst = 1 if (stop == 1).any() else (int(stop) if stop.ndim == 0 else 0)
         stopped = _STOPPED.get(worst, "")

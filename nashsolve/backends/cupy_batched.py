@@ -90,7 +90,7 @@ class CupyBatched:
     def _steps(self, b: Array, w: Array, a: Array, total: Array, noise: float, cold: bool) -> tuple[Array, Any, str]:
         xp, shape, n = namespace_of(a), tuple(a.shape), a.shape[-1]
         gram, power = xp.broadcast_to(b, (*shape, n)), xp.broadcast_to(w, shape)
-        error = max(0.0, noise - n * EPS64)
+        error = max(0.0, noise - n * (EPS64 if self.precision == "float64" else EPS64 + BLUR32))
         first = None if cold else a
         run = Launch(
             gram, power, None, first, error, np.inf, 1e-10, self.max_iter, last_word=False, precision=self.precision

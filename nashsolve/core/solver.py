@@ -13,8 +13,9 @@ from .problem import BargainingProblem
 PRECISIONS = ("float64", "float32")
 """Numbers that an iteration may run in; every answer is judged in float64."""
 
-BLUR32 = 4 * EPS64 * 2**29
-"""Squared margin, for each player, at which an iteration in float32 gives up; it stalls before its rounding."""
+BLUR32 = 4.01 * EPS64 * 2**29
+"""Squared margin, for each player, at which an iteration in float32 has given up: `blur` of the kernel, which is in
+float32 itself, and a little more."""
 
 
 def read_precision(value: Any) -> str:
