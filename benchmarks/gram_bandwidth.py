@@ -6,12 +6,16 @@ Each round reads one tensor as large as the experts and their base, then runs ev
 share is the rate of the method over that of the read in the same round, and its median over the rounds is printed. Time
 is that of the process on its core, so that other work on a shared machine counts less, and wall time with more threads.
 
+The last table shows which of two limits a Gram meets: one core's read of its bytes, or the kernel's arithmetic, timed
+on columns that stay in the cache. The highest share is what both would allow if they overlapped fully.
+
 `whole matrix` stacks the differences and multiplies them in float32, as one would without the library.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +108,45 @@ def shares(
     return {"read": middle(reads)} | {k: (middle(found[k]), middle(times[k])) for k in names}
 
 
+def in_cache(experts: Tensors, base: torch.Tensor, repeats: int = 200) -> float:
+    """Seconds a column that the compiled kernel takes where nothing comes from memory, or NaN without it."""
+    from nashsolve.tall import native
+
+    if native.library()[0] is None:
+        return float("nan")
+    columns = min(4096, len(base))
+    short, low = [e[:columns].clone() for e in experts], base[:columns].clone()
+    table, out = native._table(short, low), torch.empty(len(short), len(short), dtype=torch.float64)
+    bounds = ctypes.c_int(0), ctypes.c_int64(0), ctypes.c_int64(columns), ctypes.c_void_p(out.data_ptr())
+    call, best = native.library()[0].nash_gram, float("inf")
+    for _ in range(repeats):
+        begin = time.process_time_ns()
+        for _ in range(8):
+            call(*table, *bounds)
+        best = min(best, 1e-9 * (time.process_time_ns() - begin) / 8)
+    return best / columns
+
+
+def limits(n: int, d: int, kind: str, share: float, read: float) -> dict[str, Any]:
+    """Milliseconds that reading and arithmetic alone take on one core, and which of them rules."""
+    experts, base = draw(n, min(d, 8192), DTYPES[kind])
+    reading = 1e3 * (n + 1) * d * DTYPES[kind].itemsize / (1e9 * read)
+    products = 1e3 * d * in_cache(experts, base)
+    return {"n": n, "d": d, "dtype": kind, "reading": reading, "products": products, "share": share}
+
+
+def report_limits(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Both limits side by side."""
+    lines = []
+    for r in rows:
+        ratio = r["products"] / r["reading"]
+        rule = "bandwidth" if ratio <= 0.8 else ("both" if ratio <= 1 else "arithmetic")
+        cells = [measure.figure(r["reading"]), measure.figure(r["products"]), f"{min(1.0, 1 / ratio):.2f}"]
+        lines.append([f"gram {r['n']} x {r['d'] / 1e6:g}M {r['dtype']}", *cells, f"{r['share']:.2f}", rule])
+    header = ["", "reading, ms", "arithmetic, ms", "highest share", "measured share", "limit"]
+    return measure.table("What limits the compiled Gram on one core", header, lines)
+
+
 def relative_error(found: Any, experts: Tensors, base: torch.Tensor) -> float:
     """Against products in float64 of the same data."""
     gram = found.gram if hasattr(found, "gram") else found.double()
@@ -166,9 +209,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(measure.banner())
     print(report(rows))
     rates = sorted({round(r["read_gb_s"], 1) for r in rows})
-    print(f"Measured read rates: {rates[0]} to {rates[-1]} GB/s")
+    print(f"Measured read rates: {rates[0]} to {rates[-1]} GB/s\n")
+    ours = [r for r in rows if (r["operation"], r["method"], r["threads"]) == ("gram", "auto", 1)]
+    rooflines = [
+        limits(r["n"], r["d"], r["dtype"], r["share"], r["read_gb_s"]) for r in ours if r["dtype"] != "float64"
+    ]
+    print(report_limits(rooflines))
     if options.json:
-        measure.write_json(options.json, {"rows": rows})
+        measure.write_json(options.json, {"rows": rows, "limits": rooflines})
 
 
 if __name__ == "__main__":

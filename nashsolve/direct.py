@@ -17,14 +17,14 @@ from . import kernels
 from .core.planes import from_planes, replace_items
 from .core.problem import BargainingProblem
 from .core.solution import Solution
-from .core.solver import RawAnswer
+from .core.solver import RawAnswer, default_goal
 from .core.status import Status
 
 _LINES, _NUMBERS = 7, 11
 """Planes of `Line` and `Number` in kernels/certificate.hpp, which core.planes.from_planes names."""
 
 
-OPTIONS = frozenset({"max_iter", "rtol", "threads"})
+OPTIONS = frozenset({"max_iter", "rtol", "threads", "precision"})
 """Options of a solve that the short way can take."""
 
 
@@ -87,37 +87,60 @@ def solve(
     if data is None or data.ndim < 2 or data.size == 0:
         return None
     shape = data.shape[:-1]
-    sides = [None, None, None, start.alpha if isinstance(start, Solution) else start]
-    error = 0.0
-    if known is not None:
-        sides[:3], error = [known.weights, known.radius, known.disagreement], known.gram_error
-    for k, (wide, axes) in enumerate(((shape, 1), (shape[:-1], 0), (shape, 1), (shape, len(shape)))):
-        if sides[k] is None:
-            continue
-        sides[k] = readable(sides[k])
-        if sides[k] is None or not _fits(sides[k], wide, axes):
-            return None
+    sides = (None,) * 4 if known is None and start is None else _sides(known, start, shape)
+    if sides is None:
+        return None
+    single = len(shape) == 1
     lines, numbers = np.empty((_LINES, *shape)), np.empty((_NUMBERS, *shape[:-1]))
     codes, n_iter = np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
-    scale, unit = np.empty(shape), np.empty(data.shape)
-    max_iter, rtol = min(options.get("max_iter", 64), kernels.MOST_ITERATIONS), options.get("rtol", 1e-10)
-    threads = options.get("threads") or (kernels.threads() if len(shape) > 1 else 1)
-    worst = native.solve(data, *sides, error, rtol, max_iter, lines, numbers, codes, n_iter, (scale, unit), threads)
-    if worst == -1 or (not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE and len(shape) == 1):
+    room = np.empty(shape), np.empty(data.shape)
+    worst, rough = _run(native, data, sides, known, (lines, numbers, codes, n_iter, room), options)
+    if worst == -1 or (single and not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE):
         return None
     wrap = None if type(given) is np.ndarray else _tensor
     if known is None and worst < 0:
         known = BargainingProblem(gram=given)  # finds the items that are no problem, and says why
     elif known is None:
-        even = 0.5 * given + 0.5 * given.swapaxes(-1, -2) if numbers[10].any() else given
-        known = BargainingProblem.examined(even, *((scale, unit) if wrap is None else (wrap(scale), wrap(unit))))
-    codes[codes < 0] = Status.INVALID_INPUT
+        uneven = bool(numbers[10]) if single else numbers[10].any()
+        even = 0.5 * given + 0.5 * given.swapaxes(-1, -2) if uneven else given
+        known = BargainingProblem.examined(even, *(room if wrap is None else map(wrap, room)))
+    if worst < 0:
+        codes[codes < 0] = Status.INVALID_INPUT
     if known.invalid is not None:
         codes[np.asarray(known.invalid)], worst = Status.INVALID_INPUT, Status.INVALID_INPUT
-    solution = from_planes(known, lines, numbers, codes, n_iter, "compiled", begin, wrap)
+    solution = from_planes(known, lines, numbers, codes, n_iter, "compiled", begin, wrap, rough=rough)
     if not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE:
         return replace_items(solution, codes > Status.SOLVED_INACCURATE, general, begin)
     return solution
+
+
+def _sides(known: BargainingProblem | None, start: Any, shape: tuple[int, ...]) -> tuple[Any, ...] | None:
+    """Weights, radius, disagreement and start as the kernel reads them; None where one is nothing for it."""
+    found = [None, None, None, start.alpha if isinstance(start, Solution) else start]
+    if known is not None:
+        found[:3] = known.weights, known.radius, known.disagreement
+    for k, (wide, axes) in enumerate(((shape, 1), (shape[:-1], 0), (shape, 1), (shape, len(shape)))):
+        if found[k] is None:
+            continue
+        found[k] = readable(found[k])
+        if found[k] is None or not _fits(found[k], wide, axes):
+            return None
+    return tuple(found)
+
+
+def _run(
+    native: Any, data: Any, sides: tuple[Any, ...], known: BargainingProblem | None, out: tuple[Any, ...], options: Any
+) -> tuple[int, bool]:
+    """The kernel's worst status, and whether it iterated in float32."""
+    error = 0.0 if known is None else known.gram_error
+    if not options and data.ndim == 2:
+        return native.solve(data, *sides, error, 1e-10, 64, *out, 1, False), False
+    precision = options.get("precision", "float64")
+    rough = precision != "float64"
+    rtol = options.get("rtol", default_goal("float64", precision))
+    max_iter = min(options.get("max_iter", 64), kernels.MOST_ITERATIONS)
+    threads = options.get("threads") or (kernels.threads() if data.ndim > 2 else 1)
+    return native.solve(data, *sides, error, rtol, max_iter, *out, threads, rough), rough
 
 
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, begin: float) -> Solution | None:
@@ -140,7 +163,8 @@ def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float, solver: str, 
     lines, numbers = np.empty((_LINES, *alpha.shape)), np.empty((_NUMBERS, *alpha.shape[:-1]))
     codes = np.empty(alpha.shape[:-1], dtype=np.int64)
     worst = native.certify(gram, *sides, alpha, problem.gram_error, rtol, lines, numbers, codes)
-    if not Status.SOLVED <= worst <= Status.SOLVED_INACCURATE:
+    most = Status.SOLVED if raw.stopped == "precision" else Status.SOLVED_INACCURATE
+    if not Status.SOLVED <= worst <= most:
         return None
     return from_planes(problem, lines, numbers, codes, raw.n_iter, solver, begin)
 

@@ -16,7 +16,7 @@ from .core.certificate import certify, certify_point
 from .core.errors import InvalidProblem, InvalidType, NoAgreement, SolverFailed
 from .core.problem import BargainingProblem
 from .core.solution import Solution, build
-from .core.solver import RawAnswer
+from .core.solver import RawAnswer, default_goal, read_precision
 from .core.status import Status
 from .core.verdict import batch_message
 from .partial import face
@@ -54,7 +54,8 @@ def solve(
         Default "raise" for one problem and "return" for a batch. "face" returns, where no agreement exists, the
         partial agreement that holds the blocked players at disagreement (one problem).
     **options
-        Options of the solver, such as max_iter, time_limit and rtol.
+        Options of the solver, such as max_iter, time_limit, rtol, and precision ("float64", or "float32" for the
+        iteration alone: its answers are judged in float64 all the same).
 
     Returns
     -------
@@ -69,7 +70,7 @@ def solve(
     if on_failure not in (None, *_ON_FAILURE):
         raise InvalidProblem(f"on_failure is {on_failure!r}; choose one of {', '.join(_ON_FAILURE)}")
     solution = None
-    if isinstance(solver, str):
+    if options and isinstance(solver, str):
         options = _read_options(options)
     if isinstance(solver, str) and solver in ("auto", "compiled") and options.keys() <= direct.OPTIONS:
         solution = direct.solve(problem, start, lambda part: _by_engine(part, "compiled", None, options), **options)
@@ -83,11 +84,21 @@ def solve(
     policy = on_failure or ("return" if problem.batch_shape else "raise")
     if policy == "face" and problem.batch_shape:
         raise InvalidProblem("on_failure='face' takes one problem; pick an item of the batch")
+    if policy != "return" and solver == "auto" and _left_open(solution):
+        options.pop("precision", None)
+        solution = _by_engine(problem, "newton", start, options)
     if policy == "face" and solution.status is Status.NO_AGREEMENT:
         return face(problem, solution, solve)
     if policy != "return" and not solution.success:
         _raise(solution)
     return solution
+
+
+def _left_open(solution: Solution) -> bool:
+    """Whether one problem met an inactive ball on a device, whose kernel knows active ones only."""
+    open_ones = Status.NUMERICAL_ERROR, Status.AMBIGUOUS
+    placed = solution.solver == "cupy" and solution.problem.disagreement is not None
+    return placed and not solution.problem.batch_shape and solution.status in open_ones
 
 
 def _by_engine(problem: BargainingProblem, solver: Any, start: Any, options: dict[str, Any]) -> Solution:
@@ -134,7 +145,7 @@ def _general(
 
 def judge(problem: BargainingProblem, raw: RawAnswer, rtol: float | None, solver: str, begin: float) -> Solution:
     """Certificate and status of a raw answer, on the unscaled problem."""
-    goal = rtol if rtol is not None else (1e-10 if problem.kind == "float64" else 1e-5)
+    goal = rtol if rtol is not None else default_goal(problem.kind)
     short = direct.judge(problem, raw, goal, solver, begin)
     if short is not None:
         return short
@@ -210,6 +221,8 @@ def _engine(problem: BargainingProblem, solver: Any, options: dict[str, Any]) ->
 def _read_options(options: dict[str, Any]) -> dict[str, Any]:
     """The numbers among the options checked, whole ones as int, and what is None left to its default."""
     found = {name: value for name, value in options.items() if value is not None}
+    if "precision" in found:
+        read_precision(found["precision"])
     for name in ("max_iter", "time_limit", "rtol", "threads"):
         if name not in found:
             continue

@@ -98,6 +98,8 @@ def exercise(native: object, name: str) -> None:
         problem = ns.BargainingProblem(gram=batch, disagreement=-0.01 * weights, radius=radius)
         ns.solve(problem, on_failure="return")
         ns.solve(batch.copy(), solver="compiled", max_iter=n % 4, threads=2, on_failure="return")
+        for rough in (batch, problem):
+            ns.solve(rough, solver="compiled", precision="float32", on_failure="return")
         spoil(batch, rng)
         ns.solve(batch, on_failure="return")
         for item in (batch[0], rows[0] @ rows[0].T):
@@ -199,7 +201,9 @@ def main() -> None:
         library = build.build(FLAGS, Path(folder) / "_native.abi3.so")
         settings = environment(compiler, library)
         subprocess.run([sys.executable, __file__], env=settings, check=True)
-        chosen = "families or bad or length_zero or launch or start or float32"
+        chosen = (
+            "families or bad or length_zero or launch or start or float or memory or points or inactive"
+        )
         tests = [
             sys.executable,
             "-m",

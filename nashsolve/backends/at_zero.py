@@ -21,16 +21,22 @@ from .warm_start import prefer
 _LOSS = 1e3
 """How much longer the vectors with their multipliers are than their sum, from where plain sums lose too many digits."""
 
+_LEFT = 1e-6
+"""Share of the largest below which a projection has left nothing to a player."""
+
 Steps = Callable[[Array, Array, Array, Array, float, bool], tuple[Array, Any, str]]
 """(B, w, a, sum w, squared margin at which to give up, whether a is the cold start) -> (a, iterations, why it stopped
 early or "")."""
 
 
-def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps) -> RawAnswer:
-    """The answer that `steps` finds for the equilibrated Gram, or the direction in which it diverged."""
+def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps, grain: float = 0.0) -> RawAnswer:
+    """The answer that `steps` finds for the equilibrated Gram, or the direction in which it diverged.
+
+    grain : squared margin, for each player, at which the iteration gives up, where it is coarser than float64
+    """
     xp, b, w = problem.xp, problem.unit_gram, problem.power
     if start is None and problem.white is None and problem.batch_shape == () and is_numpy_namespace(xp):
-        found = _solve_one(problem, steps)
+        found = _solve_one(problem, steps, grain)
         if found is not None:
             return found
     total = xp.sum(w, axis=-1)
@@ -50,33 +56,33 @@ def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps)
         b = xp.where(dead[..., None, None], xp.eye(problem.n, dtype=xp.float64, device=device(b)), b)
     if start is not None:
         a = prefer(_to_ray(a, b, total, xp), _to_ray(xp.ones_like(a), b, total, xp), w, xp)
-    noise = problem.noise if problem.white is None else problem.n * EPS64
+    noise = problem.n * grain + (problem.noise if problem.white is None else problem.n * EPS64)
     a, n_iter, stopped = steps(b, w, a, total, noise, start is None)
     spread = xp.sum(a * xp.sqrt(diagonal), axis=-1)
     lost = ~(total >= noise * spread**2) | dead
     if bool(xp.any(lost)):
-        a = xp.where(lost[..., None], _block(a, given, xp), a)
+        a = xp.where(lost[..., None], _block(a, given, xp, grain), a)
     if problem.white is not None and not bool(xp.all(lost)):
         a = _refine(a, lost, problem, xp)
     if start is not None and (stopped == "max_iter" or stopped == "numerical" or bool(xp.any(lost))):
-        return solve_at_zero(problem, None, steps)
+        return solve_at_zero(problem, None, steps, grain)
     alpha = a * problem.scale
     if problem.radius is not None:
         alpha = alpha * (xp.sqrt(xp.sum(problem.present, axis=-1)) / problem.ball_radius)[..., None]
     return RawAnswer(alpha, n_iter, stopped)
 
 
-def _solve_one(problem: BargainingProblem, steps: Steps) -> RawAnswer | None:
+def _solve_one(problem: BargainingProblem, steps: Steps, grain: float) -> RawAnswer | None:
     """One Gram in NumPy from the cold start: the same bits in half the calls. None where a player has no length."""
     import numpy as np
 
-    b, w, noise = problem.unit_gram, problem.power, problem.noise
+    b, w, noise = problem.unit_gram, problem.power, problem.noise + problem.n * grain
     diagonal, total = b.diagonal(), np.add.reduce(w)
     if not np.minimum.reduce(diagonal) > 0:
         return None
     a, n_iter, stopped = steps(b, w, np.ones(problem.n), total, noise, True)
     if not total >= noise * np.add.reduce(a * np.sqrt(diagonal)) ** 2:
-        a = _block(a, b, np)
+        a = _block(a, b, np, grain)
     alpha = a * problem.scale
     if problem.radius is not None:
         alpha = alpha * (np.sqrt(np.add.reduce(problem.present)) / problem.ball_radius)
@@ -91,23 +97,36 @@ def _to_ray(a: Array, b: Array, total: Array, xp: Any) -> Array:
     return a * xp.where(good, factor, xp.ones_like(factor))[..., None]
 
 
-def _block(a: Array, b: Array, xp: Any) -> Array:
-    """Sharpen a diverged direction into a certificate: its projection on the null space of its own players."""
+def _block(a: Array, b: Array, xp: Any, grain: float) -> Array:
+    """Sharpen a diverged direction into a certificate: its projection on the null space of its own players.
+
+    An iteration of coarser `grain` gives up earlier, and its direction still holds players who do not belong: those to
+    whom the projection leaves nothing go, and the others are projected once more.
+    """
     hat = a / xp.max(a, axis=-1)[..., None]
     zero = xp.linalg.diagonal(b) <= 0
     hat = xp.where(xp.any(zero, axis=-1)[..., None], xp.astype(zero, xp.float64), hat)
     hat = xp.where(hat == hat, hat, xp.zeros_like(hat))
-    strong = hat > 1e-5
+    y = xp.where(hat > 1e-5, hat, xp.zeros_like(hat))
+    sharp, fine = _project(y, b, xp)
+    if grain > 0.0 and not bool(xp.all(fine)):
+        few = xp.where(sharp > _LEFT * xp.max(sharp, axis=-1)[..., None], y, xp.zeros_like(y))
+        again, good = _project(few, b, xp)
+        sharp, fine = xp.where(fine[..., None], sharp, again), fine | good
+    return xp.where(fine[..., None], sharp, y)
+
+
+def _project(y: Array, b: Array, xp: Any) -> tuple[Array, Array]:
+    """y >= 0 on the null space of the players that it holds, and whether they all keep something."""
+    strong = y > 0
     both = strong[..., :, None] & strong[..., None, :]
     eye = xp.eye(b.shape[-1], dtype=xp.float64, device=device(b))
     values, basis = xp.linalg.eigh(xp.where(both, b * xp.ones_like(both, dtype=xp.float64), eye))
     null = xp.astype(values <= 1e-12, xp.float64)
-    y = xp.where(strong, hat, xp.zeros_like(hat))
     inner = matvec(xp.matrix_transpose(basis), y, xp) * null
     sharp = matvec(basis, inner, xp)
     fine = xp.all(xp.where(strong, sharp > 0, True), axis=-1) & (xp.sum(null, axis=-1) > 0)
-    sharp = xp.where(strong, sharp, xp.zeros_like(sharp))
-    return xp.where(fine[..., None], sharp, y)
+    return xp.where(strong, sharp, xp.zeros_like(sharp)), fine
 
 
 def _refine(a: Array, lost: Array, problem: BargainingProblem, xp: Any) -> Array:

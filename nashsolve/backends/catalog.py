@@ -63,7 +63,7 @@ CATALOG = (
         "nashsolve.backends.cupy_batched:CupyBatched",
         None,
         "cupy",
-        False,
+        True,
         True,
         ("cupy",),
         "the same source on a CUDA device, for CuPy arrays and torch tensors",

@@ -16,7 +16,7 @@ from array_api_compat import is_numpy_namespace, is_torch_namespace
 from nashsolve import kernels
 from nashsolve.core.arrays import Array, device, matvec, quiet
 from nashsolve.core.problem import BargainingProblem
-from nashsolve.core.solver import RawAnswer
+from nashsolve.core.solver import BLUR32, RawAnswer, default_goal, read_precision
 from nashsolve.core.status import Status
 
 from .at_zero import solve_at_zero
@@ -32,12 +32,18 @@ class Compiled:
     max_iter : iterations allowed, >= 0; sweeps are not counted against it
     rtol : relative accuracy of alpha; None is 1e-10 in float64 and 1e-5 in float32
     threads : for a batch; None is every core this process may use, or OMP_NUM_THREADS
+    precision : numbers of the iteration, "float64" or "float32"; its answer is judged in float64 either way
     """
 
     max_iter: int = 64
     rtol: float | None = None
     threads: int | None = None
+    precision: str = "float64"
     name: str = "compiled"
+
+    def __post_init__(self) -> None:
+        if read_precision(self.precision) != "float64" and self.rtol is None:
+            object.__setattr__(self, "rtol", default_goal("float64", self.precision))
 
     def why_not(self, problem: BargainingProblem) -> str | None:
         xp = problem.xp
@@ -54,7 +60,7 @@ class Compiled:
             if problem.disagreement is not None:
                 found = self._at_disagreement(problem)
                 return solve_with_disagreement(problem, start, self.max_iter, None) if found is None else found
-            return solve_at_zero(problem, start, self._steps)
+            return solve_at_zero(problem, start, self._steps, BLUR32 if self._rough else 0.0)
 
     def _at_disagreement(self, problem: BargainingProblem) -> RawAnswer | None:
         """By the kernel on the equilibrated Gram, then corrected through the vectors; None for what it leaves open."""
@@ -72,9 +78,9 @@ class Compiled:
         goal = 1e-3  # near enough for the correction through the vectors; the core judges by its own goal
         worst = kernels.load().solve(
             gram, w, plain(radius, shape[:-1]), d, None, 0.0, goal, self._limit, lines, numbers, codes, n_iter, room,
-            self.threads or kernels.threads(),
+            self.threads or kernels.threads(), self._rough,
         )  # fmt: skip
-        if worst != Status.SOLVED:
+        if worst > (Status.SOLVED_INACCURATE if self._rough else Status.SOLVED) or worst < 0:
             return None
         back = (lambda x: x) if is_numpy_namespace(xp) else xp.asarray
         beta = back(lines[0]) * radius[..., None]
@@ -84,7 +90,11 @@ class Compiled:
             apart = problem.unit_disagreement * ones / radius[..., None]
             beta, _ = polish(beta, mu, unit, problem.unit_vectors, apart, problem.power * ones, xp)
         used = int(n_iter) if n_iter.ndim == 0 else back(n_iter)
-        return RawAnswer(beta * problem.scale / radius[..., None], used)
+        return RawAnswer(beta * problem.scale / radius[..., None], used, "precision" if self._rough else "")
+
+    @property
+    def _rough(self) -> bool:
+        return self.precision != "float64"
 
     @property
     def _limit(self) -> int:
@@ -97,9 +107,12 @@ class Compiled:
         start = None if cold else np.ascontiguousarray(np.asarray(a))
         out, stop, n_iter = np.empty(shape), np.empty(shape[:-1], dtype=np.int64), np.empty(shape[:-1], dtype=np.int64)
         threads = self.threads or kernels.threads()
-        kernels.load().newton(gram, power, start, noise, self._limit, out, stop, n_iter, threads)
+        noise -= n * BLUR32 if self._rough else 0.0  # which the kernel counts itself
+        kernels.load().newton(gram, power, start, noise, self._limit, out, stop, n_iter, threads, self._rough)
         worst = 1 if (stop == 1).any() else (int(stop) if stop.ndim == 0 else 0)
         stopped = _STOPPED.get(worst, "")
+        if self._rough and stopped != "max_iter":
+            stopped = "precision"
         if isinstance(a, np.ndarray):
             return out, int(n_iter) if n_iter.ndim == 0 else n_iter, stopped
         import torch

@@ -30,19 +30,21 @@ def from_planes(
     wrap: Any = None,
     details: dict[str, Any] | None = None,
     unread: bool = False,
+    rough: bool = False,
 ) -> Solution:
     """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
 
     lines : (7, ..., n) and numbers : (11, ...) in the order of `Line` and `Number` in kernels/certificate.hpp
     wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
     unread : leave statuses on their device; those of one problem are read, which waits, when they are asked for
+    rough : whether the iteration ran in float32
     """
     gap, single = numbers[2], codes.ndim == 0
     if unread:
         how: dict[str, Any] = {"message": _UNREAD}
-        how |= {"_unread": (codes, n_iter, numbers[9])} if single else _ends_unread(codes, n_iter)
+        how |= {"_unread": (codes, n_iter, numbers[9], rough)} if single else _ends_unread(codes, n_iter)
     else:
-        how = ends(problem, codes, n_iter, numbers[9])
+        how = ends(problem, codes, n_iter, numbers[9], rough)
     if wrap is not None:
         lines, numbers = wrap(lines), wrap(numbers)
         how["status"] = how["status"] if single else wrap(codes)

@@ -116,8 +116,9 @@ class BargainingProblem:
 
     def _can_wait(self) -> bool:
         """Whether only the device itself need look at the values."""
-        extras = (self.disagreement, self.metric, self.mask)
+        extras = (self.metric, self.mask)
         plain = self.gram is not None and all(v is None for v in extras) and not self.symmetrize and not self.sources
+        plain = plain and (self.disagreement is None or self.radius is not None)
         return plain and arrays.on_device(self.gram) and arrays.has_cupy()
 
     if not TYPE_CHECKING:
@@ -202,8 +203,10 @@ class BargainingProblem:
     def examined(cls, gram: Array, scale: Array, unit_gram: Array) -> BargainingProblem:
         """The problem of a float64 Gram that the kernel has checked and equilibrated already."""
         problem = object.__new__(cls)
-        xp = arrays.namespace_of(gram)
-        problem.__dict__.update(_BARE, gram=gram, xp=xp, scale=scale, unit_gram=unit_gram, sources={})
+        xp = arrays.numpy_namespace() if type(gram).__name__ == "ndarray" else arrays.namespace_of(gram)
+        problem.__dict__.update(_BARE)
+        problem.__dict__.update(gram=gram, xp=xp, scale=scale, unit_gram=unit_gram, sources={})
+        problem.__dict__["batch_shape"] = tuple(gram.shape[:-2])
         return problem
 
     def also_invalid(self, items: Array | None) -> None:

@@ -21,12 +21,14 @@ def decide(
     sure = (proof.margin_lower > 0) & (worst <= rtol)
     if problem.invalid is None and bool(xp.all(sure) if sure.ndim else sure):
         return xp.zeros(worst.shape, dtype=xp.int64, device=arrays.device(worst)), ""
-    floor = proof.at_floor
+    rough = stopped == "precision"
+    floor = proof.at_floor | _beyond_float32(problem, proof) if rough else proof.at_floor
     feasible = proof.margin_lower > 0
     near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor)
+    reasons = {"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME, "precision": Status.AMBIGUOUS}
     codes = xp.full(
         worst.shape,
-        int({"max_iter": Status.MAX_ITER, "time": Status.MAX_TIME}.get(stopped, Status.NUMERICAL_ERROR)),
+        int(reasons.get(stopped, Status.NUMERICAL_ERROR)),
         dtype=xp.int64,
         device=arrays.device(worst),
     )
@@ -47,7 +49,22 @@ def decide(
     limited = "" if not inaccurate else ("gram_error" if problem.gram_error else "precision")
     if inaccurate and not bool(xp.any(floor & (codes == int(Status.SOLVED_INACCURATE)))):
         limited = ""
+    if rough and bool(xp.any((codes == int(Status.SOLVED_INACCURATE)) | (codes == int(Status.AMBIGUOUS)))):
+        limited = "precision"
     return codes, limited
+
+
+def _beyond_float32(problem: BargainingProblem, proof: Certificate) -> Array:
+    """Whether the residuals are such as float32 cannot see: of its rounding over the squared margin."""
+    xp, w = problem.xp, problem.power
+    off = xp.abs(proof.alpha * proof.gains - w)
+    w = w if problem.mask is None else xp.where(problem.mask, w, 0 * w)
+    off = off if problem.mask is None else xp.where(problem.mask, off, 0 * off)
+    seen = xp.max(off, axis=-1) * proof.margin**2
+    return seen <= (problem.n + 3) * 2.0**-23 * xp.sum(w, axis=-1)
+
+
+_SOLVED = Status.SOLVED.advice
 
 
 def batch_message(codes: Array, problem: BargainingProblem) -> str:
@@ -60,13 +77,18 @@ def batch_message(codes: Array, problem: BargainingProblem) -> str:
     return f"{text} First invalid item: {problem.invalid_reason}" if problem.invalid_reason else text
 
 
-def ends(problem: BargainingProblem, codes: Any, n_iter: Any, floor: Any) -> dict[str, Any]:
-    """How a solve ended, read by the host."""
+def ends(problem: BargainingProblem, codes: Any, n_iter: Any, floor: Any, rough: bool = False) -> dict[str, Any]:
+    """How a solve ended, read by the host; rough: whether it ran in float32."""
     single = codes.ndim == 0
+    if single and not codes:
+        count = n_iter if isinstance(n_iter, int) else int(n_iter)
+        return {"status": Status.SOLVED, "limited_by": "", "n_iter": count, "message": _SOLVED}
     status: Any = Status(int(codes)) if single else codes
     limited = ""
     if (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
         limited = "gram_error" if problem.gram_error else "precision"
+    if rough and bool(((codes == int(Status.SOLVED_INACCURATE)) | (codes == int(Status.AMBIGUOUS))).any()):
+        limited = "precision"
     return {
         "status": status,
         "limited_by": limited,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent
-INTERFACE = 6
+INTERFACE = 7
 """Raised with every change of what Python passes to the kernel, so that a stale build is not called."""
 
 SIDE_BY_SIDE = 8

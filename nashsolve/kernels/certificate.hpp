@@ -21,12 +21,13 @@ template <class S> NASH_FN S phi_above(S t) {  // the larger of phi(t) and phi(-
     return select(inside, phi(select(inside, -t, Kind<S>::all(0))), Kind<S>::all(infinity()));
 }
 
-// lines: LINES * n, with ALPHA filled in; numbers: NUMBERS. d may be null. Returns the status code as a scalar.
+// lines: LINES * n, with ALPHA filled in; numbers: NUMBERS. d may be null. rough: whether the iteration ran in floats,
+// whose precision is then what an answer that is not good enough lacks. Returns the status code as a scalar.
 template <class T>
-NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, const typename T::S* w,
+NASH_LARGE typename T::S certify(const T& team, int n, const typename T::S* gram, const typename T::S* w,
                               const typename T::S* d, typename T::S radius, double gram_error, double rtol,
                               typename T::S stop, typename T::S* lines, typename T::S* numbers,
-                              Room<typename T::S> room) {
+                              Room<typename T::S> room, bool rough = false) {
     using S = typename T::S;
     using K = Kind<S>;
     S *a = lines + ALPHA * n, *c = lines + COEFFICIENTS * n, *u = lines + UTILITIES * n, *gains = lines + GAINS * n,
@@ -64,7 +65,7 @@ NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, c
         const S own_part = up[i] - size_of(t[i]);
         return w[i] * own_part * own_part;
     });
-    const typename K::mask floor = square <= 4.0 * rounding;
+    typename K::mask floor = square <= 4.0 * rounding;
     team.each(n, [&](int i) {
         const S rooted = root(2.0 * gap_up / w[i]);
         bound[i] = select(rooted < 1, (1.0 + up[i]) / (1.0 - rooted) - 1.0, infinite);
@@ -81,6 +82,10 @@ NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, c
     const typename K::mask stuck = (ratio <= 10.0 * resolution) & (refused >= 0);
     const S lower = team.least(n, [&](int i) { return (gains[i] - error[i]) / size(i); });
     const S margin = (reach - refused) / spread;
+    if (rough) {  // residuals that floats cannot see: their rounding over the squared margin
+        const S seen = team.most(n, [&](int i) { return w[i] * size_of(t[i]); }) * margin * margin;
+        floor = floor | (seen <= ((n + 3) * (double)Grain<float>::EPS) * weight);
+    }
     numbers[MULTIPLIER] = multiplier;
     numbers[LOG_NASH] = team.sum(n, [&](int i) { return w[i] * logarithm(gains[i]); });
     numbers[GAP] = gap;
@@ -98,7 +103,7 @@ NASH_FN typename T::S certify(const T& team, int n, const typename T::S* gram, c
     const S worst = team.most(n, [&](int i) { return bound[i]; });
     const typename K::mask feasible = lower > 0, sure = feasible & (worst <= rtol);
     const typename K::mask near = feasible & (worst < 1) & ((worst <= 1e3 * rtol) | floor);
-    S code = select(stop == (double)OUT_OF_ITERATIONS, K::all(MAX_ITER), K::all(NUMERICAL_ERROR));
+    S code = select(stop == (double)OUT_OF_ITERATIONS, K::all(MAX_ITER), K::all(rough ? AMBIGUOUS : NUMERICAL_ERROR));
     code = select(near, K::all(SOLVED_INACCURATE), code);
     code = select(floor & feasible & (!near), K::all(AMBIGUOUS), code);
     code = select((margin <= 10.0 * resolution) & (!sure), K::all(AMBIGUOUS), code);

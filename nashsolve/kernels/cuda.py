@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 
 from . import SOURCES
@@ -10,8 +11,14 @@ from . import SOURCES
 FLAGS = ("-std=c++17", "--fmad=false", "-DNASH_NAMESPACE=nash_cuda")
 """Of every compiler of this source. Contraction is off: where a product is fused, the source says so."""
 
-LARGEST = 64
-"""Players that the kernels take: a problem lies in the shared memory of one block."""
+LARGEST = 1024
+"""Players that the kernels take."""
+
+BLOCK = 256
+"""Threads of the block that takes a problem too large for shared memory."""
+
+_PANEL = 16
+"""Columns of the panel that such a block keeps there at most: `MOST` in block.hpp."""
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 
@@ -31,21 +38,60 @@ def source() -> str:
     return read("nash.cu")
 
 
-def width(n: int) -> int:
-    """Threads that share a problem of n players, one a player: the W of `nash_solve_W`."""
-    return next(w for w in (8, 16, 32, 64) if n <= w)
+@dataclass(frozen=True)
+class Variant:
+    """What the source is compiled for: a width W of `nash_solve_W`, a disagreement point, an iteration in floats."""
+
+    width: int
+    placed: bool = False
+    rough: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of the compiler, after FLAGS."""
+        return f"-DNASH_WIDTH={self.width}", f"-DNASH_PLACED={self.placed:d}", f"-DNASH_ROUGH={self.rough:d}"
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel that solves."""
+        return f"nash_solve_{self.width}"
 
 
-def bytes_of_tile(n: int) -> int:
-    """Shared memory of one problem: `doubles_of` in nash.cu."""
-    return 8 * (2 * n * n + 18 * n + 11 + (64 if width(n) == 64 else 0))
+def variant(n: int, shared_limit: int, placed: bool = False, rough: bool = False) -> Variant:
+    """For n players: one thread a player where the problem fits in `shared_limit` bytes, else a block and its room."""
+    width = next((w for w in (8, 16, 32, 64) if n <= w and bytes_of_tile(n, w, placed) <= shared_limit), BLOCK)
+    return Variant(width, placed, rough)
 
 
-def launch(n: int, count: int, shared_limit: int) -> tuple[int, int, int]:
-    """Blocks, threads of a block and its bytes of shared memory, for `count` problems of n players.
+def doubles_of(n: int, placed: bool) -> int:
+    """Room of one problem: `doubles_of` in nash.cu."""
+    return (3 if placed else 2) * n * n + ((18 + 2 if placed else 8) + 7 + 3) * n + 11
 
-    A block of 128 threads holds as many problems as it has room for in `shared_limit` bytes.
+
+def bytes_of_tile(n: int, width: int, placed: bool = False) -> int:
+    """Shared memory of one problem in a tile."""
+    return 8 * (doubles_of(n, placed) + (width if width > 32 else 0))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One launch: blocks, threads of each, bytes of their shared memory; and doubles of the panel of a block."""
+
+    blocks: int
+    threads: int
+    shared: int
+    held: int = 0
+
+
+def launch(kind: Variant, n: int, count: int, shared_limit: int, processors: int) -> Shape:
+    """For `count` problems of n players on a device of so many processors.
+
+    A block of 128 threads holds as many tiles as it has room for in `shared_limit` bytes. One block a problem keeps
+    the panel that fits, and two of them a processor take the problems in turn, so that their room stays small.
     """
-    one, w = bytes_of_tile(n), width(n)
-    tiles = max(1, min(128 // w, shared_limit // one)) if w < 64 else 1
-    return -(-count // tiles), tiles * w, tiles * one
+    if kind.width == BLOCK:
+        held = n * max(1, min(_PANEL, (shared_limit // 8 - BLOCK) // n))
+        return Shape(min(count, 2 * processors), BLOCK, 8 * (BLOCK + held), held)
+    one = bytes_of_tile(n, kind.width, kind.placed)
+    tiles = max(1, min(128 // kind.width, shared_limit // one)) if kind.width < 64 else 1
+    return Shape(-(-count // tiles), tiles * kind.width, tiles * one)

@@ -7,8 +7,9 @@
 #include "in_ball.hpp"
 #include "long_table.hpp"
 #include "solve.hpp"
+#include "wide.hpp"
 #if defined(NASH_TILES)
-#include "tile.hpp"
+#include "block.hpp"
 #endif
 
 namespace NASH_NAMESPACE {
@@ -45,14 +46,21 @@ inline void load(double& to, const double* from, long) { to = *from; }
 inline void load(Pack& to, const double* from, long step) {
     for (int k = 0; k < LANES; ++k) to[k] = from[k * step];
 }
+inline void load(Wide& to, const double* from, long step) {
+    load(to.low, from, step), load(to.high, from + LANES * step, step);
+}
 inline void keep(double x, double* to, long, int) { *to = x; }
 inline void keep(Pack x, double* to, long step, int live) {
     for (int k = 0; k < live; ++k) to[k * step] = x[k];
+}
+inline void keep(Wide x, double* to, long step, int) {
+    keep(x.low, to, step, LANES), keep(x.high, to + LANES * step, step, LANES);
 }
 inline void keep(double x, long long* to, int) { *to = (long long)x; }
 inline void keep(Pack x, long long* to, int live) {
     for (int k = 0; k < live; ++k) to[k] = (long long)x[k];
 }
+inline void keep(Wide x, long long* to, int) { keep(x.low, to, LANES), keep(x.high, to + LANES, LANES); }
 inline int worst_of(double code, int) { return (int)code; }
 inline int worst_of(Pack code, int live) {
     int worst = 0;
@@ -63,15 +71,22 @@ inline int worst_of(Pack code, int live) {
     return worst;
 }
 
+inline int worst_of(Wide code, int) {
+    const int low = worst_of(code.low, LANES), high = worst_of(code.high, LANES);
+    return low < 0 || high < 0 ? -1 : (low > high ? low : high);
+}
+
 template <class S> struct Desk {  // the arrays of one solve, carved from one block
     S *gram, *unit, *w, *scale, *d, *unit_d, *lines, *numbers;
     Room<S> room;
-    static constexpr long doubles(long n) { return (4 * n + PATH_LINES + LINES + 4) * n + NUMBERS; }
+    static constexpr long doubles(long n, bool rough = false) {
+        return (4 * n + PATH_LINES + LINES + 4) * n + NUMBERS + (rough ? (floats_of(n, true) + 1) / 2 : 0);
+    }
     NASH_FN Desk(S* block, int n) {
         gram = block, unit = gram + (long)n * n, room.square = unit + (long)n * n;
         room.lower = room.square + (long)n * n, room.lines = room.lower + (long)n * n;
         lines = room.lines + PATH_LINES * n, w = lines + LINES * n, scale = w + n, d = scale + n, unit_d = d + n;
-        numbers = unit_d + n;
+        numbers = unit_d + n, room.spare = numbers + NUMBERS;
     }
 };
 
@@ -100,7 +115,7 @@ template <class S> NASH_FN void read_start(const Batch& p, long item, long step,
             a[i] = Kind<S>::all(1);
 }
 
-template <class T> NASH_FN int one(const Batch& p, long item, int live, int n, typename T::S* block) {
+template <bool ROUGH, class T> NASH_FN int one(const Batch& p, long item, int live, int n, typename T::S* block) {
     using S = typename T::S;
     const long step = live > 1 ? 1 : 0;
     Desk<S> desk(block, n);
@@ -111,10 +126,12 @@ template <class T> NASH_FN int one(const Batch& p, long item, int live, int n, t
     const bool natural = !p.radius, warm = p.start != nullptr;
     S* none = nullptr;
     const S code = p.disagreement
-                       ? solve_from<true>(T(), n, desk.gram, desk.w, desk.d, desk.unit_d, radius, natural, warm, how,
-                                          desk.scale, desk.unit, desk.lines, desk.numbers, iterations, desk.room)
-                       : solve_from<false>(T(), n, desk.gram, desk.w, none, none, radius, natural, warm, how,
-                                           desk.scale, desk.unit, desk.lines, desk.numbers, iterations, desk.room);
+                       ? solve_from<true, ROUGH>(T(), n, desk.gram, desk.w, desk.d, desk.unit_d, radius, natural, warm,
+                                                 how, desk.scale, desk.unit, desk.lines, desk.numbers, iterations,
+                                                 desk.room)
+                       : solve_from<false, ROUGH>(T(), n, desk.gram, desk.w, none, none, radius, natural, warm, how,
+                                                  desk.scale, desk.unit, desk.lines, desk.numbers, iterations,
+                                                  desk.room);
     const long plane = p.count * n;
     for (int i = 0; i < n; ++i) {
         for (int k = 0; k < (p.whole ? LINES : 1); ++k)
@@ -132,15 +149,23 @@ template <class T> NASH_FN int one(const Batch& p, long item, int live, int n, t
     return worst_of(code, live);
 }
 
-template <class T> NASH_FN int one_iterate(const Batch& p, long item, int live, int n, typename T::S* block) {
+template <bool ROUGH, class T> NASH_FN int one_iterate(const Batch& p, long item, int live, int n, typename T::S* block) {
     using S = typename T::S;
     Desk<S> desk(block, n);
     S radius, iterations;
     read(p, item, live > 1 ? 1 : 0, n, desk, radius);
     S* a = desk.lines;
     read_start(p, item, live > 1 ? 1 : 0, n, a);
-    const S stop =
-        start_and_iterate(T(), n, desk.gram, desk.w, a, p.noise, p.max_iter, desk.room, iterations);
+    S stop;
+    if constexpr (ROUGH) {
+        const Settings how{p.noise, 0, p.max_iter, false};
+        typename Kind<S>::mask good = Kind<S>::yes(true);
+        const S weight = T().sum(n, [&](int i) { return desk.w[i]; });
+        stop = iterate_in_floats<false>(T(), n, desk.gram, desk.w, (S*)nullptr, weight, a, how, good, desk.room,
+                                        iterations);
+    } else {
+        stop = iterate<false>(T(), n, desk.gram, desk.w, (S*)nullptr, a, p.noise, p.max_iter, desk.room, iterations);
+    }
     for (int i = 0; i < n; ++i) keep(a[i], p.alpha + item * n + i, n, live);
     keep(stop, p.status + item, live);
     keep(iterations, p.n_iter + item, live);
@@ -201,69 +226,81 @@ template <class T> NASH_FN int one_inverse(const Batch& p, long item, int live, 
     return 0;
 }
 
-enum Job { SOLVE, ITERATE, CERTIFY, EXAMINE, INVERT };
+enum Job { SOLVE, ITERATE, CERTIFY, EXAMINE, INVERT, SOLVE_ROUGHLY, ITERATE_ROUGHLY };
+constexpr bool rough(Job job) { return job == SOLVE_ROUGHLY || job == ITERATE_ROUGHLY; }
 template <class T, Job JOB> NASH_FN int work(const Batch& p, long item, int live, int n, typename T::S* block) {
-    if constexpr (JOB == SOLVE) return one<T>(p, item, live, n, block);
-    if constexpr (JOB == ITERATE) return one_iterate<T>(p, item, live, n, block);
+    if constexpr (JOB == SOLVE || JOB == SOLVE_ROUGHLY) return one<rough(JOB), T>(p, item, live, n, block);
+    if constexpr (JOB == ITERATE || JOB == ITERATE_ROUGHLY) return one_iterate<rough(JOB), T>(p, item, live, n, block);
     if constexpr (JOB == EXAMINE) return one_examine<T>(p, item, live, n, block);
     if constexpr (JOB == INVERT) return one_inverse<T>(p, item, live, n, block);
     return one_certify<T>(p, item, live, n, block);
 }
 
+inline int worse(int one, int other) { return one < 0 || other < 0 ? -1 : (one > other ? one : other); }
+
 // Full packs of problems, then one by one, to the same bits.
-template <Job JOB> int lanes(const Batch& p, long begin, long end) {
+template <Job JOB, class S, int AT_ONCE> int lanes_of(const Batch& p, long begin, long end) {
     const int n = p.n;
     int worst = 0;
-    alignas(64) Pack packs[Desk<Pack>::doubles(LARGEST_LANE)];
+    alignas(64) S packs[Desk<S>::doubles(LARGEST_LANE, rough(JOB))];
     long item = begin;
-    for (; item + LANES <= end; item += LANES) {
-        const int code = work<Lane<Pack>, JOB>(p, item, LANES, n, packs);
-        worst = code < 0 || worst < 0 ? -1 : (code > worst ? code : worst);
-    }
+    for (; item + AT_ONCE <= end; item += AT_ONCE)
+        worst = worse(worst, work<Lane<S>, JOB>(p, item, AT_ONCE, n, packs));
     double* block = (double*)packs;
-    for (; item < end; ++item) {
-        const int code = work<Lane<double>, JOB>(p, item, 1, n, block);
-        worst = code < 0 || worst < 0 ? -1 : (code > worst ? code : worst);
-    }
+    for (; item < end; ++item) worst = worse(worst, work<Lane<double>, JOB>(p, item, 1, n, block));
     return worst;
 }
+#if !defined(__x86_64__) || defined(__AVX2__)
+constexpr bool PAIRED = true;
+#else
+constexpr bool PAIRED = false;  // where a pack is several registers, floats in it gain nothing and take long to compile
+#endif
+template <Job JOB> int lanes(const Batch& p, long begin, long end) {
+    if constexpr (rough(JOB) && PAIRED)
+        return lanes_of<JOB, Wide, 2 * LANES>(p, begin, end);
+    else if constexpr (rough(JOB))
+        return lanes_of<JOB, double, 1>(p, begin, end);
+    else
+        return lanes_of<JOB, Pack, LANES>(p, begin, end);
+}
 
-template <Job JOB> int rows(const Batch& p, long begin, long end) {
-    double* block = room.of(Desk<double>::doubles(p.n));
+template <class T, Job JOB> int one_by_one(const Batch& p, long begin, long end) {
+    double* block = room.of(Desk<double>::doubles(p.n, rough(JOB)));
     if (!block) return -1;
     int worst = 0;
-    for (long item = begin; item < end; ++item) {
-        const int code = work<Row, JOB>(p, item, 1, p.n, block);
-        worst = code < 0 || worst < 0 ? -1 : (code > worst ? code : worst);
-    }
+    for (long item = begin; item < end; ++item) worst = worse(worst, work<T, JOB>(p, item, 1, p.n, block));
     room.trim();
     return worst;
 }
 
 #if defined(NASH_TILES)
-template <int W, Job JOB> int tiles(const Batch& p, long begin, long end) {
-    double* block = room.of(Desk<double>::doubles(p.n));
-    if (!block) return -1;
-    int worst = 0;
-    for (long item = begin; item < end; ++item) {
-        const int code = work<Tile<W>, JOB>(p, item, 1, p.n, block);
-        worst = code < 0 || worst < 0 ? -1 : (code > worst ? code : worst);
+// Whose panel lies where a GPU has shared memory.
+struct HostBlock : Blockwide<256> {
+    HostBlock() {
+        static thread_local double shared_memory[1 << 14];
+        panel = shared_memory, held = 1 << 14;
     }
-    return worst;
-}
+};
 
 // As a GPU picks: the smallest tile that has a thread for every player.
-template <Job JOB> int run(const Batch& p, long begin, long end) {
-    if (p.n <= 8) return tiles<8, JOB>(p, begin, end);
-    if (p.n <= 16) return tiles<16, JOB>(p, begin, end);
-    return p.n <= 32 ? tiles<32, JOB>(p, begin, end) : tiles<64, JOB>(p, begin, end);
+template <Job JOB> int spread(const Batch& p, long begin, long end) {
+    if (p.n <= 8) return one_by_one<Tile<8>, JOB>(p, begin, end);
+    if (p.n <= 16) return one_by_one<Tile<16>, JOB>(p, begin, end);
+    if (p.n <= 32) return one_by_one<Tile<32>, JOB>(p, begin, end);
+    return p.n <= 64 ? one_by_one<Tile<64>, JOB>(p, begin, end) : one_by_one<HostBlock, JOB>(p, begin, end);
 }
 #else
-template <Job JOB> int run(const Batch& p, long begin, long end) {
-    return p.n <= LARGEST_LANE ? lanes<JOB>(p, begin, end) : rows<JOB>(p, begin, end);
+template <Job JOB> int spread(const Batch& p, long begin, long end) {
+    return p.n <= LARGEST_LANE ? lanes<JOB>(p, begin, end) : one_by_one<Row, JOB>(p, begin, end);
 }
-
 #endif
+template <Job JOB> int run(const Batch& p, long begin, long end) {
+    if constexpr (JOB == SOLVE)
+        if (p.rough) return spread<SOLVE_ROUGHLY>(p, begin, end);
+    if constexpr (JOB == ITERATE)
+        if (p.rough) return spread<ITERATE_ROUGHLY>(p, begin, end);
+    return spread<JOB>(p, begin, end);
+}
 
 int in_ball(int n, int many, const double* gram, const double* limit, const double* w, int max_iter, double* eta,
             int* steps) {

@@ -16,6 +16,7 @@ struct Batch {
     double gram_error, rtol;
     int max_iter;
     bool definite;
+    bool rough;         // whether to iterate in floats
     double* alpha;      // count * n; with `whole`, the planes of certificate.hpp's Line, count * n each
     bool whole;
     double* numbers;    // planes of Number, count each, or null

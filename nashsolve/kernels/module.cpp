@@ -150,16 +150,17 @@ bool place(const View& d, Batch& p) {
 }
 
 PyObject* solve(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 14)
+    if (count != 15)
         return PyErr_Format(PyExc_TypeError,
                             "solve(gram, weights, radius, disagreement, start, gram_error, rtol, max_iter, lines, numbers, status, "
-                            "n_iter, (scale, unit), threads)");
+                            "n_iter, (scale, unit), threads, in_floats)");
     View gram, w, radius, d, start, lines, numbers, status, n_iter, scale, unit;
     Batch p{};
     p.gram_error = PyFloat_AsDouble(args[5]);
     p.rtol = PyFloat_AsDouble(args[6]);
     p.max_iter = (int)PyLong_AsLong(args[7]);
     const long threads = PyLong_AsLong(args[13]);
+    p.rough = PyLong_AsLong(args[14]) != 0;
     PyObject *first = PyTuple_GetItem(args[12], 0), *second = first ? PyTuple_GetItem(args[12], 1) : nullptr;
     if (PyErr_Occurred()) return nullptr;
     if (!gram.take(args[0], false, 'd') || !w.take(args[1], false, 'd') || !radius.take(args[2], false, 'd') ||
@@ -238,14 +239,15 @@ PyObject* inverse(PyObject*, PyObject* const* args, Py_ssize_t count) {
 }
 
 PyObject* newton(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 9)
+    if (count != 10)
         return PyErr_Format(PyExc_TypeError,
-                            "newton(unit_gram, weights, start, noise, max_iter, alpha, stop, n_iter, threads)");
+                            "newton(unit_gram, weights, start, noise, max_iter, alpha, stop, n_iter, threads, in_floats)");
     View gram, w, none, start, alpha, stop, n_iter;
     Batch p{};
     p.noise = PyFloat_AsDouble(args[3]);
     p.max_iter = (int)PyLong_AsLong(args[4]);
     const long threads = PyLong_AsLong(args[8]);
+    p.rough = PyLong_AsLong(args[9]) != 0;
     if (PyErr_Occurred()) return nullptr;
     if (!gram.take(args[0], false, 'd') || !w.take(args[1], false, 'd') || !start.take(args[2], false, 'd') ||
         !alpha.take(args[5], true, 'd') || !stop.take(args[6], true, 'q') || !n_iter.take(args[7], true, 'q') ||
@@ -336,6 +338,6 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "nashsolve.kernels._native", "T
 PyMODINIT_FUNC PyInit__native() {
     engine = find(nullptr);
     PyObject* module = PyModule_Create(&definition);
-    if (module) PyModule_AddIntConstant(module, "interface", 6);  // as INTERFACE in __init__.py
+    if (module) PyModule_AddIntConstant(module, "interface", 7);  // as INTERFACE in __init__.py
     return module;
 }

@@ -18,6 +18,8 @@ template <class T> struct Path {
     using S = typename T::S;
     using K = Kind<S>;
     using M = typename K::mask;
+    using R = typename K::real;
+    using G = Grain<R>;
     const T& team;
     int n;
     const S *lower, *d, *w;  // lower: row-major, upper triangle not read
@@ -46,7 +48,7 @@ template <class T> struct Path {
     // Residuals of the optimality conditions; returns the largest, relative, and whether beta proves no agreement.
     NASH_RARE S residuals(S total, S& spread, M& blocked) {
         team.each(n, [&](int i) { rp[i] = row(i, z) - d[i] - s[i], rc[i] = w[i] - beta[i] * s[i]; });
-        rt = 0.5 * (1.0 - team.sum(n, [&](int i) { return z[i] * z[i]; })) - t;
+        rt = R(0.5) * (R(1) - team.sum(n, [&](int i) { return z[i] * z[i]; })) - t;
         team.each(n, [&](int k) { work[k] = column(k, beta); });
         team.each(n, [&](int k) { rz[k] = work[k] - mu * z[k]; });
         spread = team.sum(n, [&](int i) {
@@ -54,7 +56,7 @@ template <class T> struct Path {
         });
         const S length = root(team.sum(n, [&](int k) { return work[k] * work[k]; }));
         const S value = length - team.sum(n, [&](int i) { return beta[i] * d[i]; });
-        blocked = value < -1e-9 * spread;
+        blocked = value < -G::OPPOSED * spread;
         S error = team.most(n, [&](int i) { return larger(size_of(rc[i]) / w[i], size_of(rp[i]) / s[i]); });
         error = larger(error, root(team.sum(n, [&](int k) { return rz[k] * rz[k]; })) / spread);
         return larger(error, larger(size_of(rt), mu * t / total));
@@ -74,7 +76,7 @@ template <class T> struct Path {
                 inner[(long)k * n + j] = total;
             }
         });
-        const S ridge = mu + 1e-14 * team.sum(n, [&](int k) { return inner[(long)k * n + k]; });
+        const S ridge = mu + G::RIDGE * team.sum(n, [&](int k) { return inner[(long)k * n + k]; });
         team.each(n, [&](int k) { inner[(long)k * n + k] = inner[(long)k * n + k] + ridge, pull[k] = z[k]; });
         const M sound = team.factor(inner, inverse, n);
         team.solve(inner, inverse, pull, n);
@@ -99,7 +101,7 @@ template <class T> struct Path {
     NASH_RARE S reach(const Move<S>& move, double fraction) const {
         S low = team.least(n, [&](int i) { return smaller(move.ds[i] / s[i], move.db[i] / beta[i]); });
         low = smaller(low, smaller(move.dt / t, move.dm / mu));
-        return select(low < -fraction, -fraction / low, K::all(1));
+        return select(low < -(R)fraction, -(R)fraction / low, K::all(1));
     }
     // Mehrotra's step, or the one without its second-order term where that goes further.
     NASH_RARE void advance(M live) {
@@ -132,31 +134,33 @@ NASH_RARE typename T::S follow(const T& team, int n, const typename T::S* lower,
     using S = typename T::S;
     using K = Kind<S>;
     using M = typename K::mask;
+    using R = typename K::real;
+    using G = Grain<R>;
     Path<T> path(team, n, lower, d, w, room);
     const S total = team.sum(n, [&](int i) { return w[i]; });
-    path.mu = total, path.t = K::all(0.5);
+    path.mu = total, path.t = K::all(R(0.5));
     team.each(n, [&](int i) {
-        path.z[i] = K::all(0), path.s[i] = larger(-d[i], K::all(0.3)), path.beta[i] = w[i] / path.s[i];
+        path.z[i] = K::all(0), path.s[i] = larger(-d[i], K::all(R(0.3))), path.beta[i] = w[i] / path.s[i];
     });
-    S best = K::all(1e300), stalled = K::all(0), stop = K::all(OUT_OF_ITERATIONS);
+    S best = K::all(G::VAST), stalled = K::all(0), stop = K::all(OUT_OF_ITERATIONS);
     M live = K::yes(true);
     n_iter = K::all(0);
     for (int iteration = 0;; ++iteration) {
         S spread;
         M blocked;
         const S error = path.residuals(total, spread, blocked);
-        stalled = select(error > 0.5 * best, stalled + 1.0, K::all(0));
+        stalled = select(error > R(0.5) * best, stalled + R(1), K::all(0));
         best = smaller(best, error);
-        M settled = (path.t < 1e-5) & (path.mu > 1e-5 * total);
-        const M inside = (path.t > 1e-3) & (path.mu < 1e-8 * total);
+        M settled = (path.t < R(1e-5)) & (path.mu > R(1e-5) * total);
+        const M inside = (path.t > R(1e-3)) & (path.mu < G::FLAT * total);
         settled = settled | inside;
-        const M solved = (error < 1e-13) | ((error < 1e-6) & settled) | ((error < 1e-9) & (stalled >= 2.0));
-        const M odd = !((spread < 1e14 * total) & (error == error));
-        stop = select(live & solved, select(path.mu * 1e7 < total, K::all(BROKEN), K::all(CONVERGED)), stop);
+        const M solved = (error < G::EXACT) | ((error < G::CLEAR) & settled) | ((error < G::FLOOR) & (stalled >= R(2)));
+        const M odd = !((spread < G::FAR * total) & (error == error));
+        stop = select(live & solved, select(path.mu < G::NOTHING * total, K::all(BROKEN), K::all(CONVERGED)), stop);
         stop = select(live & (blocked | odd) & (!solved), K::all(DIVERGED), stop);
         live = live & (!(solved | blocked | odd));
         if (!team.any_of(live) || iteration == max_iter) break;
-        n_iter = select(live, n_iter + 1.0, n_iter);
+        n_iter = select(live, n_iter + R(1), n_iter);
         live = live & path.linearize();
         path.advance(live);
     }
@@ -172,9 +176,10 @@ NASH_RARE void polish(const T& team, int n, const typename T::S* b, const typena
     using S = typename T::S;
     using K = Kind<S>;
     using M = typename K::mask;
+    using R = typename K::real;
     S *h = room.square, *inverse = room.lines, *pull = inverse + n, *first = pull + n, *x = first + n, *y = x + n,
       *good = y + n, *product = good + n;
-    S best = K::all(1e300), good_mu = mu;
+    S best = K::all(Grain<R>::VAST), good_mu = mu;
     team.each(n, [&](int i) { good[i] = beta[i]; });
     for (int count = 0; count < 5; ++count) {
         team.product(b, beta, product, n);
@@ -184,12 +189,12 @@ NASH_RARE void polish(const T& team, int n, const typename T::S* b, const typena
         });
         const S q = team.sum(n, [&](int i) { return pull[i]; }) / mu;
         S error = team.most(n, [&](int i) { return size_of(first[i]) / (w[i] + beta[i] * size_of(d[i])); });
-        error = larger(error, size_of(q - 1.0));
+        error = larger(error, size_of(q - R(1)));
         const M better = error < best;
         team.each(n, [&](int i) { good[i] = select(better, beta[i], good[i]); });
         good_mu = select(better, mu, good_mu);
         best = select(better, error, best);
-        if (!team.any_of(better & (error > EPS))) break;
+        if (!team.any_of(better & (error > Grain<R>::EPS))) break;
         team.each(n, [&](int i) {
             for (int j = 0; j < i; ++j) h[(long)i * n + j] = beta[i] * b[(long)i * n + j] * beta[j] / mu;
             h[(long)i * n + i] = beta[i] * b[(long)i * n + i] * beta[i] / mu + (w[i] + first[i]);
@@ -199,11 +204,11 @@ NASH_RARE void polish(const T& team, int n, const typename T::S* b, const typena
         team.solve(h, inverse, x, n);
         team.solve(h, inverse, y, n);
         const S against = team.sum(n, [&](int i) { return pull[i] * y[i]; }) / mu - q;
-        const S f = (0.5 * (1.0 - q) + team.sum(n, [&](int i) { return pull[i] * x[i]; }) / mu) / against;
+        const S f = (R(0.5) * (R(1) - q) + team.sum(n, [&](int i) { return pull[i] * x[i]; }) / mu) / against;
         const S largest = larger(size_of(f), team.most(n, [&](int i) { return size_of(y[i] * f - x[i]); }));
-        const M small = largest < 0.5;
-        team.each(n, [&](int i) { beta[i] = select(small, beta[i] * (1.0 + (y[i] * f - x[i])), beta[i]); });
-        mu = select(small, mu * (1.0 + f), mu);
+        const M small = largest < R(0.5);
+        team.each(n, [&](int i) { beta[i] = select(small, beta[i] * (R(1) + (y[i] * f - x[i])), beta[i]); });
+        mu = select(small, mu * (R(1) + f), mu);
     }
     team.each(n, [&](int i) { beta[i] = good[i]; });
     mu = good_mu;

@@ -1,24 +1,15 @@
 // The whole solve of one problem: read and check the Gram, equilibrate, iterate, certify, set the status.
 #pragma once
 #include "certificate.hpp"
-#include "path.hpp"
+#include "in_floats.hpp"
 
 namespace NASH_NAMESPACE {
-
-constexpr double LEFT_TO_PYTHON = -1;  // a finding that the caller's general path puts into words
-
-struct Settings {
-    double gram_error, rtol;
-    int max_iter;
-    bool definite;  // whether to prove the Gram positive semidefinite, at the price of one factorisation
-    double slack = 1;  // how far below zero its eigenvalues may lie, in units of rounding; 2 where nobody looks again
-};
 
 // gram: n * n, replaced by the mean of its halves. scale: n powers of two. unit: n * n, the Gram of players of size
 // about one. apart: the largest difference of the halves. Returns where it is a Gram; elsewhere the caller says what is
 // wrong.
 template <class T>
-NASH_FN typename Kind<typename T::S>::mask examine(const T& team, int n, typename T::S* gram, typename T::S* scale,
+NASH_LARGE typename Kind<typename T::S>::mask examine(const T& team, int n, typename T::S* gram, typename T::S* scale,
                                                    typename T::S* unit, typename T::S& apart, Settings how,
                                                    Room<typename T::S> room) {
     using S = typename T::S;
@@ -32,7 +23,7 @@ NASH_FN typename Kind<typename T::S>::mask examine(const T& team, int n, typenam
     const double shift = how.slack * (16 * n * EPS + 4 * n * how.gram_error);
     // |A_ij|^2 <= A_ii A_jj, a cheap necessary condition
     good = good & team.within(unit, n, 1 + (how.slack > 1 ? 4 * shift : 2 * limit), room.lines);
-    if (!how.definite) return good;
+    if (!how.definite || how.rough) return good;
     team.each(n, [&](int i) {
         for (int j = 0; j < i; ++j) room.square[(long)i * n + j] = unit[(long)i * n + j];
         room.square[(long)i * n + i] = unit[(long)i * n + i] + shift;
@@ -43,7 +34,7 @@ NASH_FN typename Kind<typename T::S>::mask examine(const T& team, int n, typenam
 // Of the given start and the cold one, each on the optimum of its ray, the one with the better objective; a start that
 // is not positive and finite loses. On return a is the choice, a cold one as ones.
 template <class T>
-NASH_FN void choose_start(const T& team, int n, const typename T::S* b, const typename T::S* w,
+NASH_LARGE void choose_start(const T& team, int n, const typename T::S* b, const typename T::S* w,
                           const typename T::S* scale, typename T::S* a, Room<typename T::S> room) {
     using S = typename T::S;
     using K = Kind<S>;
@@ -65,15 +56,18 @@ NASH_FN void choose_start(const T& team, int n, const typename T::S* b, const ty
 
 // w: weights, positive and finite or the problem is left to Python. d: disagreement of the given players, read only
 // where PLACED. natural: whether the radius is sqrt(sum w). warm: whether ALPHA of lines holds a start; a bad one is
-// ignored.
-template <bool PLACED, class T>
+// ignored. ROUGH: whether to iterate in floats. silent: not null where players of length zero may be among those with a
+// disagreement point, 1 for each.
+template <bool PLACED, bool ROUGH, class T>
 NASH_FN typename T::S solve_from(const T& team, int n, typename T::S* gram, const typename T::S* w,
-                            const typename T::S* d, typename T::S* unit_d, typename T::S radius,
-                            bool natural, bool warm, Settings how, typename T::S* scale, typename T::S* unit, typename T::S* lines,
-                            typename T::S* numbers, typename T::S& n_iter, Room<typename T::S> room) {
+                                 const typename T::S* d, typename T::S* unit_d, typename T::S radius, bool natural,
+                                 bool warm, Settings how, typename T::S* scale, typename T::S* unit,
+                                 typename T::S* lines, typename T::S* numbers, typename T::S& n_iter,
+                                 Room<typename T::S> room, const typename T::S* silent = nullptr) {
     using S = typename T::S;
     using K = Kind<S>;
-    const typename K::mask good = examine(team, n, gram, scale, unit, numbers[UNEVEN], how, room);
+    how.rough = ROUGH;
+    typename K::mask good = examine(team, n, gram, scale, unit, numbers[UNEVEN], how, room);
     const typename K::mask heavy = team.least(n, [&](int i) { return w[i]; }) > 0;
     const S weight = team.sum(n, [&](int i) { return w[i]; });
     const S own = root(weight);
@@ -84,40 +78,32 @@ NASH_FN typename T::S solve_from(const T& team, int n, typename T::S* gram, cons
         choose_start(team, n, unit, w, scale, a, room);
     else
         team.each(n, [&](int i) { a[i] = K::all(1); });
-    const double noise = n * EPS + how.gram_error;
-    S stop;
     if constexpr (PLACED) {
-        // A Cholesky factor of the unit Gram, raised by its rounding so that a singular one has a factor too.
-        S* lower = room.lower;
         team.each(n, [&](int i) {
             unit_d[i] = d[i] * scale[i] / radius;
-            for (int j = 0; j < i; ++j) lower[(long)i * n + j] = unit[(long)i * n + j];
-            lower[(long)i * n + i] = unit[(long)i * n + i] * (1 + 4 * n * EPS);
+            if (silent) {
+                const typename K::mask still = silent[i] > 0;
+                gram[(long)i * n + i] = select(still, K::all(0), gram[(long)i * n + i]);
+                unit[(long)i * n + i] = select(still, K::all(0), unit[(long)i * n + i]);
+            }
         });
-        S mu;
-        const typename K::mask whole = team.factor(lower, room.lines, n);
-        team.each(n, [&](int i) { lower[(long)i * n + i] = 1.0 / room.lines[i]; });
-        stop = follow(team, n, lower, unit_d, w, a, mu, how.max_iter, room, n_iter);
-        polish(team, n, unit, unit_d, w, a, mu, room);
-        stop = select(whole, stop, K::all(BROKEN));
-        team.each(n, [&](int i) { a[i] = a[i] * scale[i] / radius; });
-    } else {
-        stop = start_and_iterate(team, n, unit, w, a, noise, how.max_iter, room, n_iter);
-        team.each(n, [&](int i) { a[i] = natural ? a[i] * scale[i] : a[i] * scale[i] * (own / radius); });
     }
-    const S code = certify(team, n, gram, w, PLACED ? d : (const S*)0, radius, how.gram_error, how.rtol,
-                           stop, lines, numbers, room);
+    const double noise = n * EPS + how.gram_error;
+    S stop;
+    if constexpr (ROUGH) {
+        stop = iterate_in_floats<PLACED>(team, n, unit, w, unit_d, weight, a, how, good, room, n_iter);
+    } else {
+        stop = iterate<PLACED>(team, n, unit, w, unit_d, a, noise, how.max_iter, room, n_iter);
+    }
+    team.each(n, [&](int i) {
+        if constexpr (PLACED)
+            a[i] = a[i] * scale[i] / radius;
+        else
+            a[i] = natural ? a[i] * scale[i] : a[i] * scale[i] * (own / radius);
+    });
+    const S code = certify(team, n, gram, w, PLACED ? d : (const S*)0, radius, how.gram_error, how.rtol, stop, lines,
+                           numbers, room, ROUGH);
     return select(good & heavy & finite, code, K::all(LEFT_TO_PYTHON));
-}
-
-template <class T>
-NASH_FN typename T::S solve(const T& team, int n, typename T::S* gram, const typename T::S* w, typename T::S radius,
-                            bool natural, bool warm, Settings how, typename T::S* scale, typename T::S* unit,
-                            typename T::S* lines, typename T::S* numbers, typename T::S& n_iter,
-                            Room<typename T::S> room) {
-    typename T::S* none = nullptr;
-    return solve_from<false>(team, n, gram, w, none, none, radius, natural, warm, how, scale, unit, lines, numbers,
-                             n_iter, room);
 }
 
 }  // namespace NASH_NAMESPACE

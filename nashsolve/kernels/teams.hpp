@@ -1,5 +1,5 @@
 // Who works on a problem: how the loops over its players run, and its linear algebra.
-// `Lane` is one thread over all players, for a double or a pack; `Row` one thread with the players side by side in
+// `Lane` is one thread over all players, for a scalar or a pack; `Row` one thread with the players side by side in
 // vector registers, for problems too large for lanes; `Threads` (CUDA only) a warp or a block.
 #pragma once
 #include "scalar.hpp"
@@ -10,6 +10,7 @@ namespace NASH_NAMESPACE {
 template <class S_> struct Lane {
     using S = S_;
     static constexpr int GROUP = 1;  // players whose row products are taken together
+    NASH_FN auto narrow() const { return Lane<typename Narrow<S>::type>(); }  // the same team, in floats
     template <class F> NASH_FN void each(int n, F f) const {
         for (int i = 0; i < n; ++i) f(i);
     }
@@ -77,7 +78,7 @@ template <class S_> struct Lane {
             S pivot = h[j * n + j];
             for (int k = 0; k < j; ++k) pivot = fused(-h[j * n + k], h[j * n + k], pivot);
             good = good & (pivot > 0);
-            const S inverse = 1.0 / root(pivot);
+            const S inverse = typename Kind<S>::real(1) / root(pivot);
             diagonal[j] = inverse;
             for (int i = j + 1; i < n; ++i) {
                 S value = h[i * n + j];
@@ -102,14 +103,21 @@ template <class S_> struct Lane {
 };
 
 #if !defined(__CUDACC__)
-struct Row {
-    using S = double;
+template <class Real> struct PackOf;
+template <> struct PackOf<double> { using type = Pack; };
+template <> struct PackOf<float> { using type = Pack32; };
+
+template <class Real> struct RowOf {
+    using S = Real;
+    using Pack = typename PackOf<Real>::type;
+    static constexpr int LANES = sizeof(Pack) / sizeof(Real);
     static constexpr int GROUP = 4;
+    RowOf<float> narrow() const { return {}; }
     template <class F> NASH_FN void each(int n, F f) const {
         for (int i = 0; i < n; ++i) f(i);
     }
-    template <class F> NASH_FN double sum(int n, F f) const {
-        double part[8] = {0, 0, 0, 0, 0, 0, 0, 0}, total = 0;
+    template <class F> NASH_FN Real sum(int n, F f) const {
+        Real part[8] = {0, 0, 0, 0, 0, 0, 0, 0}, total = 0;
         int i = 0;
         for (; i + 8 <= n; i += 8)
             for (int k = 0; k < 8; ++k) part[k] += f(i + k);
@@ -117,84 +125,84 @@ struct Row {
         for (; i < n; ++i) total += f(i);
         return total;
     }
-    template <class F> NASH_FN double least(int n, F f) const {
-        double result = f(0);
+    template <class F> NASH_FN Real least(int n, F f) const {
+        Real result = f(0);
         for (int i = 1; i < n; ++i) result = smaller(result, f(i));
         return result;
     }
-    template <class F> NASH_FN double most(int n, F f) const {
-        double result = f(0);
+    template <class F> NASH_FN Real most(int n, F f) const {
+        Real result = f(0);
         for (int i = 1; i < n; ++i) result = larger(result, f(i));
         return result;
     }
     NASH_FN bool any_of(bool m) const { return m; }
 
-    static NASH_FN Pack load(const double* x) {
+    static NASH_FN Pack load(const Real* x) {
         Pack y;
         __builtin_memcpy(&y, x, sizeof y);
         return y;
     }
-    static NASH_FN void store(double* x, Pack y) { __builtin_memcpy(x, &y, sizeof y); }
-    static NASH_FN double total(Pack x) {
-        double part[LANES];
+    static NASH_FN void store(Real* x, Pack y) { __builtin_memcpy(x, &y, sizeof y); }
+    static NASH_FN Real total(Pack x) {
+        Real part[LANES];
         store(part, x);
         for (int step = LANES / 2; step; step /= 2)
             for (int k = 0; k < step; ++k) part[k] += part[k + step];
         return part[0];
     }
-    NASH_FN double dot(const double* x, const double* y, int n) const {
+    NASH_FN Real dot(const Real* x, const Real* y, int n) const {
         Pack p[4] = {};
         int j = 0;
         for (; j + 4 * LANES <= n; j += 4 * LANES)
             for (int k = 0; k < 4; ++k) p[k] = fused(load(x + j + k * LANES), load(y + j + k * LANES), p[k]);
         for (; j + LANES <= n; j += LANES) p[0] = fused(load(x + j), load(y + j), p[0]);
-        double sum = total((p[0] + p[1]) + (p[2] + p[3]));
+        Real sum = total((p[0] + p[1]) + (p[2] + p[3]));
         for (; j < n; ++j) sum = fused(x[j], y[j], sum);
         return sum;
     }
     // The products of x with G consecutive rows (or with the sizes of their entries).
-    template <int G, bool SIZES = false> NASH_FN void dots(const double* rows, const double* x, double* y, int n) const {
+    template <int G, bool SIZES = false> NASH_FN void dots(const Real* rows, const Real* x, Real* y, int n) const {
         Pack p[G][2] = {};
         int j = 0;
         auto entry = [](Pack v) { return SIZES ? size_of(v) : v; };
         for (; j + 2 * LANES <= n; j += 2 * LANES) {
             const Pack one = load(x + j), two = load(x + j + LANES);
             for (int g = 0; g < G; ++g) {
-                const double* row = rows + (long)g * n + j;
+                const Real* row = rows + (long)g * n + j;
                 p[g][0] = fused(entry(load(row)), one, p[g][0]);
                 p[g][1] = fused(entry(load(row + LANES)), two, p[g][1]);
             }
         }
         for (int g = 0; g < G; ++g) {
-            const double* row = rows + (long)g * n;
-            double sum = total(p[g][0] + p[g][1]);
+            const Real* row = rows + (long)g * n;
+            Real sum = total(p[g][0] + p[g][1]);
             for (int k = j; k < n; ++k) sum = fused(SIZES ? size_of(row[k]) : row[k], x[k], sum);
             y[g] = sum;
         }
     }
-    template <bool SIZES = false> void product(const double* matrix, const double* x, double* y, int n) const {
+    template <bool SIZES = false> void product(const Real* matrix, const Real* x, Real* y, int n) const {
         int i = 0;
         for (; i + 4 <= n; i += 4) dots<4, SIZES>(matrix + (long)i * n, x, y + i, n);
         for (; i < n; ++i) dots<1, SIZES>(matrix + (long)i * n, x, y + i, n);
     }
-    void product_of_sizes(const double* matrix, const double* x, double* y, int n) const {
+    void product_of_sizes(const Real* matrix, const Real* x, Real* y, int n) const {
         product<true>(matrix, x, y, n);
     }
 
     // Tiles against their transposes, so that both lie in the cache; equal halves are only read.
-    double halves(double* gram, const double* scale, double* unit, int n) const {
+    Real halves(Real* gram, const Real* scale, Real* unit, int n) const {
         constexpr int T = 16;
-        double worst = 0;
+        Real worst = 0;
         for (int top = 0; top < n; top += T)
             for (int left = 0; left <= top; left += T)
                 for (int i = top; i < top + T && i < n; ++i) {
                     const int end = left == top ? i : left + T;
                     for (int j = left; j < end; ++j) {
-                        const double one = gram[(long)i * n + j], other = gram[(long)j * n + i];
+                        const Real one = gram[(long)i * n + j], other = gram[(long)j * n + i];
                         if (one == other) continue;
-                        const double gap = (size_of(one - other) * scale[i]) * scale[j];
+                        const Real gap = (size_of(one - other) * scale[i]) * scale[j];
                         worst = gap <= worst ? worst : gap;
-                        gram[(long)i * n + j] = gram[(long)j * n + i] = 0.5 * one + 0.5 * other;
+                        gram[(long)i * n + j] = gram[(long)j * n + i] = Real(0.5) * one + Real(0.5) * other;
                     }
                 }
         for (int i = 0; i < n; ++i)
@@ -202,11 +210,11 @@ struct Row {
         return worst;
     }
 
-    bool within(const double* unit, int n, double factor, double* diagonal) const {
+    bool within(const Real* unit, int n, Real factor, Real* diagonal) const {
         long outside = 0;
         for (int i = 0; i < n; ++i) {
-            const double* row = unit + (long)i * n;
-            const double bound = factor * row[i];
+            const Real* row = unit + (long)i * n;
+            const Real bound = factor * row[i];
             diagonal[i] = row[i];
             for (int j = 0; j < i; ++j) outside += row[j] * row[j] > bound * diagonal[j];
         }
@@ -215,7 +223,7 @@ struct Row {
 
     // Panels of BLOCK columns: factor the panel, then subtract its square from what is right of it.
     static constexpr int BLOCK = 16;
-    bool factor(double* h, double* diagonal, int n) const {
+    bool factor(Real* h, Real* diagonal, int n) const {
         for (int begin = 0; begin < n; begin += BLOCK) {
             const int end = begin + BLOCK < n ? begin + BLOCK : n;
             if (!panel(h, diagonal, n, begin, end)) return false;
@@ -223,13 +231,13 @@ struct Row {
         }
         return true;
     }
-    bool panel(double* h, double* diagonal, int n, int begin, int end) const {
+    bool panel(Real* h, Real* diagonal, int n, int begin, int end) const {
         for (int j = begin; j < end; ++j) {
-            const double* row = h + (long)j * n;
-            double pivot = row[j];
+            const Real* row = h + (long)j * n;
+            Real pivot = row[j];
             for (int k = begin; k < j; ++k) pivot = fused(-row[k], row[k], pivot);
             if (!(pivot > 0)) return false;
-            diagonal[j] = 1.0 / root(pivot);
+            diagonal[j] = Real(1) / root(pivot);
             for (int i = j + 1; i < end; ++i) below(h + (long)i * n, row, diagonal[j], begin, j);
         }
         // Rows below the panel: LANES of them side by side, transposed into columns.
@@ -240,7 +248,7 @@ struct Row {
                 for (int k = 0; k < LANES; ++k) column[j - begin][k] = h[(long)(i + k) * n + j];
             for (int j = begin; j < end; ++j) {
                 Pack value = column[j - begin];
-                const double* row = h + (long)j * n;
+                const Real* row = h + (long)j * n;
                 for (int k = begin; k < j; ++k) value = fused(column[k - begin], Kind<Pack>::all(-row[k]), value);
                 column[j - begin] = value * diagonal[j];
             }
@@ -251,13 +259,13 @@ struct Row {
             for (int j = begin; j < end; ++j) below(h + (long)i * n, h + (long)j * n, diagonal[j], begin, j);
         return true;
     }
-    static NASH_FN void below(double* target, const double* row, double inverse, int begin, int j) {
-        double value = target[j];
+    static NASH_FN void below(Real* target, const Real* row, Real inverse, int begin, int j) {
+        Real value = target[j];
         for (int k = begin; k < j; ++k) value = fused(-target[k], row[k], value);
         target[j] = value * inverse;
     }
     // Upper triangle as scratch: the panel's columns lie there as rows, so that updates read them side by side.
-    void trail(double* h, int n, int begin, int end) const {
+    void trail(Real* h, int n, int begin, int end) const {
         if (end == n) return;
         for (int k = begin; k < end; ++k)
             for (int j = end; j < n; ++j) h[(long)k * n + j] = h[(long)j * n + k];
@@ -265,25 +273,25 @@ struct Row {
         for (; i + 4 <= n; i += 4) update<4>(h, n, begin, end, i);
         for (; i < n; ++i) update<1>(h, n, begin, end, i);
     }
-    template <int R> NASH_FN void update(double* h, int n, int begin, int end, int i) const {
+    template <int R> NASH_FN void update(Real* h, int n, int begin, int end, int i) const {
         int j = end;
         for (; j + 2 * LANES <= i + R && j + 2 * LANES <= n; j += 2 * LANES) tile<R, 2>(h, n, begin, end, i, j);
         for (; j < i + R && j + LANES <= n; j += LANES) tile<R, 1>(h, n, begin, end, i, j);
         for (; j < i + R && j < n; ++j)
             for (int r = 0; r < R; ++r) {
-                double value = h[(long)(i + r) * n + j];
+                Real value = h[(long)(i + r) * n + j];
                 for (int k = begin; k < end; ++k)
                     value = fused(-h[(long)(i + r) * n + k], h[(long)k * n + j], value);
                 if (j <= i + r) h[(long)(i + r) * n + j] = value;
             }
     }
     // Columns j.. of rows i..i+R. A tile may reach past the diagonal, into scratch that is not read again.
-    template <int R, int C> NASH_FN void tile(double* h, int n, int begin, int end, int i, int j) const {
+    template <int R, int C> NASH_FN void tile(Real* h, int n, int begin, int end, int i, int j) const {
         Pack value[R][C];
         for (int r = 0; r < R; ++r)
             for (int c = 0; c < C; ++c) value[r][c] = load(h + (long)(i + r) * n + j + c * LANES);
         for (int k = begin; k < end; ++k) {
-            const double* across = h + (long)k * n + j;
+            const Real* across = h + (long)k * n + j;
             for (int r = 0; r < R; ++r) {
                 const Pack left = Kind<Pack>::all(-h[(long)(i + r) * n + k]);
                 for (int c = 0; c < C; ++c) value[r][c] = fused(left, load(across + c * LANES), value[r][c]);
@@ -292,15 +300,16 @@ struct Row {
         for (int r = 0; r < R; ++r)
             for (int c = 0; c < C; ++c) store(h + (long)(i + r) * n + j + c * LANES, value[r][c]);
     }
-    void solve(const double* h, const double* diagonal, double* x, int n) const {
+    void solve(const Real* h, const Real* diagonal, Real* x, int n) const {
         for (int i = 0; i < n; ++i) x[i] = (x[i] - dot(h + (long)i * n, x, i)) * diagonal[i];
         for (int i = n - 1; i >= 0; --i) {
-            const double value = x[i] = x[i] * diagonal[i];
-            const double* row = h + (long)i * n;
+            const Real value = x[i] = x[i] * diagonal[i];
+            const Real* row = h + (long)i * n;
             for (int k = 0; k < i; ++k) x[k] = fused(-value, row[k], x[k]);
         }
     }
 };
+using Row = RowOf<double>;
 #endif
 
 }  // namespace NASH_NAMESPACE

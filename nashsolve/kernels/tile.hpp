@@ -6,12 +6,20 @@
 
 namespace NASH_NAMESPACE {
 
-template <int W> struct Tile {
-    using S = double;
+template <int W, class Real = double> struct Tile {
+    using S = Real;
     static constexpr int GROUP = 0;  // no coordinate sweeps: they would wait for one thread at a time
 
+    NASH_FN Tile<W, float> narrow() const {  // the same team, in floats
+        Tile<W, float> team;
 #if defined(__CUDA_ARCH__)
-    double* shared;  // W doubles, for a block
+        team.shared = (float*)shared;
+#endif
+        return team;
+    }
+
+#if defined(__CUDA_ARCH__)
+    Real* shared;  // room for W, for a block
     static NASH_FN int rank() { return threadIdx.x % W; }
     static NASH_FN unsigned mask() {
         return W >= 32 ? 0xFFFFFFFFu : ((1u << (W % 32)) - 1u) << ((threadIdx.x % 32) / W * W);
@@ -26,8 +34,8 @@ template <int W> struct Tile {
         for (int i = rank(); i < n; i += W) f(i);
         sync();
     }
-    template <class F, class G> NASH_FN double tree(int n, double empty, F f, G join) const {
-        double value = empty;
+    template <class F, class G> NASH_FN Real tree(int n, Real empty, F f, G join) const {
+        Real value = empty;
         bool some = false;
         for (int i = rank(); i < n; i += W) value = some ? join(value, f(i)) : f(i), some = true;
         if constexpr (W > 32) {
@@ -48,8 +56,8 @@ template <int W> struct Tile {
     template <class F> NASH_FN void each(int n, F f) const {
         for (int i = 0; i < n; ++i) f(i);
     }
-    template <class F, class G> double tree(int n, double empty, F f, G join) const {
-        double value[W];
+    template <class F, class G> Real tree(int n, Real empty, F f, G join) const {
+        Real value[W];
         for (int k = 0; k < W; ++k) {
             value[k] = empty;
             for (int i = k; i < n; i += W) value[k] = i == k ? f(i) : join(value[k], f(i));
@@ -60,74 +68,74 @@ template <int W> struct Tile {
     }
 #endif
 
-    template <class F> NASH_FN double sum(int n, F f) const {
-        return tree(n, 0.0, f, [](double a, double b) { return a + b; });
+    template <class F> NASH_FN Real sum(int n, F f) const {
+        return tree(n, Real(0), f, [](Real a, Real b) { return a + b; });
     }
-    template <class F> NASH_FN double least(int n, F f) const {
-        return tree(n, infinity(), f, [](double a, double b) { return smaller(a, b); });
+    template <class F> NASH_FN Real least(int n, F f) const {
+        return tree(n, Real(infinity()), f, [](Real a, Real b) { return smaller(a, b); });
     }
-    template <class F> NASH_FN double most(int n, F f) const {
-        return tree(n, -infinity(), f, [](double a, double b) { return larger(a, b); });
+    template <class F> NASH_FN Real most(int n, F f) const {
+        return tree(n, -Real(infinity()), f, [](Real a, Real b) { return larger(a, b); });
     }
     NASH_FN bool any_of(bool m) const { return m; }
 
-    NASH_FN void product(const double* matrix, const double* x, double* y, int n) const {
+    NASH_FN void product(const Real* matrix, const Real* x, Real* y, int n) const {
         each(n, [&](int i) {
-            double total = matrix[i * n] * x[0];
+            Real total = matrix[i * n] * x[0];
             for (int j = 1; j < n; ++j) total = fused(matrix[i * n + j], x[j], total);
             y[i] = total;
         });
     }
-    NASH_FN void product_of_sizes(const double* matrix, const double* x, double* y, int n) const {
+    NASH_FN void product_of_sizes(const Real* matrix, const Real* x, Real* y, int n) const {
         each(n, [&](int i) {
-            double total = size_of(matrix[i * n]) * x[0];
+            Real total = size_of(matrix[i * n]) * x[0];
             for (int j = 1; j < n; ++j) total = fused(size_of(matrix[i * n + j]), x[j], total);
             y[i] = total;
         });
     }
     // gram is only read: the caller gives the mean of its halves, and unequal ones are reported.
-    NASH_FN double halves(const double* gram, const double* scale, double* unit, int n) const {
+    NASH_FN Real halves(const Real* gram, const Real* scale, Real* unit, int n) const {
         each(n, [&](int i) {
             for (int j = 0; j < n; ++j) unit[i * n + j] = (scale[i] * gram[i * n + j]) * scale[j];
         });
         return most(n, [&](int i) {
-            double worst = 0;
+            Real worst = 0;
             for (int j = 0; j < i; ++j) {
-                const double gap = size_of(unit[i * n + j] - unit[j * n + i]);
+                const Real gap = size_of(unit[i * n + j] - unit[j * n + i]);
                 worst = gap <= worst ? worst : gap;
             }
             return worst;
         });
     }
-    NASH_FN bool within(const double* unit, int n, double factor, double*) const {
+    NASH_FN bool within(const Real* unit, int n, Real factor, Real*) const {
         return sum(n, [&](int i) {
-            double outside = 0;
+            Real outside = 0;
             for (int j = 0; j < i; ++j)
                 outside += unit[i * n + j] * unit[i * n + j] <= factor * unit[i * n + i] * unit[j * n + j] ? 0 : 1;
             return outside;
         }) == 0;
     }
     // Column by column; each thread holds the rows i = rank, rank + W, ...
-    NASH_FN bool factor(double* h, double* diagonal, int n) const {
+    NASH_FN bool factor(Real* h, Real* diagonal, int n) const {
         bool good = true;
         for (int j = 0; j < n; ++j) {
-            const double pivot = h[j * n + j];
+            const Real pivot = h[j * n + j];
             good = good && pivot > 0;
-            const double inverse = 1.0 / root(pivot);
+            const Real inverse = Real(1) / root(pivot);
             each(n, [&](int i) {
                 if (i == j) diagonal[j] = inverse;
                 if (i > j) h[i * n + j] = h[i * n + j] * inverse;
             });
             each(n, [&](int i) {
-                const double left = i > j ? -h[i * n + j] : 0;
+                const Real left = i > j ? -h[i * n + j] : 0;
                 for (int k = j + 1; k <= i; ++k) h[i * n + k] = fused(left, h[k * n + j], h[i * n + k]);
             });
         }
         return good;
     }
-    NASH_FN void solve(const double* h, const double* diagonal, double* x, int n) const {
+    NASH_FN void solve(const Real* h, const Real* diagonal, Real* x, int n) const {
         for (int j = 0; j < n; ++j) {
-            const double value = x[j] * diagonal[j];
+            const Real value = x[j] * diagonal[j];
             each(n, [&](int i) {
                 if (i > j) x[i] = fused(-h[i * n + j], value, x[i]);
             });
@@ -136,7 +144,7 @@ template <int W> struct Tile {
             });
         }
         for (int j = n - 1; j >= 0; --j) {
-            const double value = x[j] * diagonal[j];
+            const Real value = x[j] * diagonal[j];
             each(n, [&](int i) {
                 if (i < j) x[i] = fused(-h[j * n + i], value, x[i]);
             });

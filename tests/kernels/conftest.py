@@ -15,7 +15,7 @@ from tests.kernels import fake_cupy
 
 CACHES = (
     arrays.has_cupy,
-    *(getattr(cupy_batched, n) for n in ("build_failure", "_module", "_kernels", "_shared_limit")),
+    *(getattr(cupy_batched, n) for n in ("build_failure", "_module", "_kernels", "_shared_limit", "_processors")),
 )
 
 

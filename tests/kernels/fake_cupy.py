@@ -229,7 +229,7 @@ class RawModule:
 class Device:
     """The one device."""
 
-    attributes: ClassVar = {"MaxSharedMemoryPerBlockOptin": 232448}
+    attributes: ClassVar = {"MaxSharedMemoryPerBlockOptin": 232448, "MultiProcessorCount": 2}
 
     def __init__(self, index: int) -> None:
         assert index == 0

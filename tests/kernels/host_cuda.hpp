@@ -13,7 +13,7 @@
 struct Index {
     unsigned x;
 };
-static Index threadIdx, blockIdx, blockDim;
+static Index threadIdx, blockIdx, blockDim, gridDim;
 constexpr long ROOM = 32768;
 double memory[ROOM];
 
@@ -30,7 +30,7 @@ int launch(void (*kernel)(A...), void** args, const char* kinds, long long block
     if (std::strcmp(wanted, kinds) != 0) return 1;
     if (shared % 8 || shared / 8 > ROOM) return 2;
     for (long k = 0; k < ROOM; ++k) memory[k] = -12345.5;
-    blockDim.x = threads;
+    blockDim.x = threads, gridDim.x = (unsigned)blocks;
     for (long long block = 0; block < blocks; ++block)
         for (int thread = 0; thread < threads; thread += step) {
             blockIdx.x = (unsigned)block, threadIdx.x = thread;

@@ -9,8 +9,10 @@ extern "C" int drive(const char* name, void** args, const char* kinds, long long
     NASH_BY_NAME(16)
 #elif NASH_WIDTH == 32
     NASH_BY_NAME(32)
-#else
+#elif NASH_WIDTH == 64
     NASH_BY_NAME(64)
+#else
+    NASH_BY_NAME(256)
 #endif
     return 4;
 }

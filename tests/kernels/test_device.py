@@ -21,7 +21,9 @@ from nashsolve.core.errors import InvalidProblem, MissingExtra, NoAgreement, Sol
 from nashsolve.core.status import Status
 from nashsolve.kernels import cuda
 from tests.kernels import fake_cupy
+from tests.kernels.conftest import forget
 from tests.kernels.fake_cupy import DeviceArray, no_sync, plain
+from tests.tolerances import tolerance
 
 FIELDS = (
     "alpha",
@@ -157,13 +159,16 @@ def test_bad_items_are_flagged_and_change_nothing_else(cupy: Any, what: str, n: 
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
-@pytest.mark.parametrize("name", ["weights", "radius"])
-def test_bad_weights_and_radii(cupy: Any, name: str, bad: float) -> None:
-    value = np.ones((4, 3)) if name == "weights" else np.ones(4)
+@pytest.mark.parametrize("name", ["weights", "radius", "disagreement"])
+def test_bad_weights_radii_and_disagreement(cupy: Any, name: str, bad: float) -> None:
+    value = np.ones(4) if name == "radius" else np.ones((4, 3)) * (-0.1 if name == "disagreement" else 1)
     value[1] = bad
+    given = {"radius": 1.0, name: value} if name == "disagreement" else {name: value}
     with no_sync():
-        found = ns.solve(ns.BargainingProblem(gram=DeviceArray(grams(3, 4)), **{name: DeviceArray(value)}))
-    assert plain(found.status).tolist() == [0, int(Status.INVALID_INPUT), 0, 0]
+        found = ns.solve(ns.BargainingProblem(gram=DeviceArray(grams(3, 4)), **to_device(given)))
+    wanted = ns.solve(ns.BargainingProblem(gram=grams(3, 4), **given), solver="newton")
+    assert plain(found.status).tolist() == wanted.status.tolist()
+    assert plain(found.status)[1] == Status.INVALID_INPUT or (name == "disagreement" and np.isfinite(bad))
 
 
 @pytest.mark.parametrize("n", [1, 4, 12])
@@ -260,28 +265,49 @@ def test_a_warm_start_saves_iterations(cupy: Any) -> None:
 def test_shape_of_the_launch(cupy: Any, n: int, count: int) -> None:
     ns.solve(DeviceArray(grams(n, count)))
     (reader, entries, threads, none), (solver, blocks, block, shared) = cupy.log().launches
-    width = cuda.width(n)
+    width = cuda.variant(n, 232448).width
     assert (reader, threads, none) == ("nash_read", 256, 0) and (entries - 1) * 256 < count * n * n <= entries * 256
     assert solver == f"nash_solve_{width}" and n <= width
     tiles = block // width
-    assert (blocks - 1) * tiles < count <= blocks * tiles and shared == tiles * cuda.bytes_of_tile(n)
+    assert (blocks - 1) * tiles < count <= blocks * tiles and shared == tiles * cuda.bytes_of_tile(n, width)
 
 
 def test_small_devices_get_small_blocks() -> None:
     """Every launch fits in 48 KiB up to 32 players, however little more there is."""
     for n in range(1, 33):
-        blocks, threads, shared = cuda.launch(n, 1000, 48 * 1024)
-        tiles = threads // cuda.width(n)
-        assert tiles >= 1 and shared <= 48 * 1024 and blocks * tiles >= 1000
-    assert cuda.launch(8, 1000, 232448)[1] == 128
+        kind = cuda.variant(n, 48 * 1024)
+        shape = cuda.launch(kind, n, 1000, 48 * 1024, 100)
+        tiles = shape.threads // kind.width
+        assert kind.width < cuda.BLOCK
+        assert tiles >= 1 and shape.shared <= 48 * 1024 and shape.blocks * tiles >= 1000
+    assert cuda.launch(cuda.Variant(8), 8, 1000, 232448, 100).threads == 128
 
 
-def test_too_little_shared_memory_is_said(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fake_cupy.Device.attributes, "MaxSharedMemoryPerBlockOptin", 65536)
-    batch = DeviceArray(grams(64, 1))
-    assert ns.solve(batch).solver == "newton"
-    with pytest.raises(InvalidProblem, match="bytes of shared memory and this device has 65536"):
-        ns.solve(batch, solver="cupy")
+@pytest.mark.parametrize("limit", [48 * 1024, 99 * 1024, 232448])
+@pytest.mark.parametrize("n", [40, 64, 65, 200, 1024])
+def test_what_shared_memory_cannot_hold_goes_to_blocks_in_turn(limit: int, n: int) -> None:
+    for placed in (False, True):
+        kind = cuda.variant(n, limit, placed)
+        shape = cuda.launch(kind, n, 10_000, limit, 132)
+        assert shape.shared <= limit
+        if cuda.bytes_of_tile(n, 64, placed) > limit or n > 64:
+            assert kind.width == cuda.BLOCK == shape.threads and shape.blocks == 264
+            assert n <= shape.held <= 16 * n and shape.shared == 8 * (cuda.BLOCK + shape.held)
+        else:
+            assert kind.width == 64 and shape.blocks == 10_000 and shape.held == 0
+    assert cuda.launch(cuda.Variant(cuda.BLOCK), n, 3, limit, 132).blocks == 3
+
+
+def test_too_little_shared_memory_moves_to_blocks(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same bits: the panel changes none, nor does the number of threads but in the order of sums."""
+    batch = grams(60, 3)
+    wide = ns.solve(DeviceArray(batch))
+    monkeypatch.setitem(fake_cupy.Device.attributes, "MaxSharedMemoryPerBlockOptin", 49152)
+    forget()
+    narrow = ns.solve(DeviceArray(batch))
+    assert [name for name, *_ in cupy.log().launches] == ["nash_read", "nash_solve_64", "nash_read", "nash_solve_256"]
+    assert_agree(narrow, ns.solve(batch, solver="newton"))
+    assert np.allclose(plain(wide.alpha), plain(narrow.alpha), rtol=tolerance("float64", "sum"))
 
 
 def test_views_and_batch_axes(cupy: Any) -> None:
@@ -313,17 +339,174 @@ def test_vectors_go_to_the_kernel_by_their_gram(cupy: Any, solver: str) -> None:
     assert_agree(found, ns.solve(ns.BargainingProblem(vectors=rows), solver="newton"))
 
 
-def test_more_players_and_disagreement_go_to_newton(cupy: Any) -> None:
-    large = DeviceArray(grams(65, 1))
+def test_what_it_does_not_take_goes_to_newton(cupy: Any) -> None:
+    large = DeviceArray(np.eye(1025)[None])
     assert ns.solve(large).solver == "newton"
-    with pytest.raises(InvalidProblem, match="at most 64 players"):
+    with pytest.raises(InvalidProblem, match="at most 1024 players"):
         ns.solve(large, solver="cupy")
-    other = ns.BargainingProblem(gram=DeviceArray(grams(3, 1)), disagreement=DeviceArray(-np.ones((1, 3))), radius=1.0)
-    assert ns.solve(other).solver == "newton"
-    with pytest.raises(InvalidProblem, match="zero disagreement"):
-        ns.solve(other, solver="cupy")
     with pytest.raises(InvalidProblem, match="CUDA device"):
         ns.solve(grams(3, 1), solver="cupy")
+
+
+@pytest.mark.parametrize("n", [65, 100, 131])
+def test_more_players_than_shared_memory_holds(cupy: Any, n: int) -> None:
+    """More items than blocks, so that each takes some; families with and without agreement, bad items among them."""
+    batch = np.stack([gram_of(make(n, 0)) for make in (*families.FEASIBLE.values(), *families.INFEASIBLE.values())])
+    with no_sync():
+        found = ns.solve(DeviceArray(batch))
+    assert cupy.log().launches[-1][:3] == ("nash_solve_256", 4, 256) and found.solver == "cupy"
+    assert_agree(found, ns.solve(batch, solver="newton"))
+    batch = grams(n, 6)
+    weights = np.random.default_rng(n).uniform(0.2, 5, (6, n))
+    batch[1, 0, 1] = np.nan
+    batch[4, 3] = batch[4, :, 3] = 0
+    found = ns.solve(ns.BargainingProblem(gram=DeviceArray(batch), weights=DeviceArray(weights), radius=2.0))
+    wanted = ns.solve(ns.BargainingProblem(gram=batch, weights=weights, radius=2.0), solver="newton")
+    assert plain(found.status).tolist() == wanted.status.tolist() == [0, 7, 0, 0, 2, 0]
+    assert_agree(found, wanted)
+
+
+def placed(n: int, count: int, seed: int = 0) -> dict[str, Any]:
+    """Problems whose disagreement lies below, between, near and beyond what the ball offers."""
+    rng = np.random.default_rng([n, seed, 7])
+    rows = rng.standard_normal((count, n, n + 2))
+    towards = np.stack([np.linalg.lstsq(r, rng.uniform(0.5, 1.5, n), rcond=None)[0] for r in rows])
+    offered = (rows @ towards[..., None])[..., 0] / np.linalg.norm(towards, axis=-1)[:, None]
+    share = np.resize([-0.5, 0.4, 0.95, 1.0], count)
+    gram = rows @ rows.swapaxes(-1, -2)
+    gram = 0.5 * gram + 0.5 * gram.swapaxes(-1, -2)
+    d = share[:, None] * offered
+    d[3::4] = 1.1 * np.sqrt(np.einsum("kii->ki", gram[3::4]))  # more than anybody alone could have
+    return {"gram": gram, "weights": rng.uniform(0.3, 3, (count, n)), "disagreement": d}
+
+
+def to_device(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: DeviceArray(v) if isinstance(v, np.ndarray) else v for name, v in given.items()}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 16, 20, 40, 64, 80])
+def test_disagreement_points(cupy: Any, n: int) -> None:
+    """Statuses and answers of newton, without waiting; what no ball of this radius offers is proved so."""
+    given = placed(n, 8) | {"radius": 1.0}
+    with no_sync():
+        found = ns.solve(ns.BargainingProblem(**to_device(given)))
+    assert found.solver == "cupy"
+    problem = ns.BargainingProblem(**given)
+    assert plain(found.status).tolist() == [0, 0, 0, 2] * 2
+    assert_agree(found, ns.solve(problem, solver="newton"))
+    for item in (3, 7):
+        y = plain(found.certificate)[item]
+        assert (y >= 0).all() and abs(y.sum() - 1) < tolerance("float64", "sum")
+        assert np.sqrt(y @ given["gram"][item] @ y) < y @ given["disagreement"][item]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30)
+@given(n=st.integers(1, 40), seed=st.integers(0, 2**20), wide=st.booleans(), few=st.booleans())
+def test_disagreement_agrees_with_newton(cupy: Any, n: int, seed: int, wide: bool, few: bool) -> None:
+    """Also with players of few dimensions, where the ball may be inactive: that alone may be left open, and is said."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((3, n, max(1, n // 2) if few else n + 1)) * 10.0 ** rng.uniform(-3, 3, (3, n, 1))
+    lengths = np.linalg.norm(rows, axis=-1)
+    gram = rows @ rows.swapaxes(-1, -2)
+    given = {"gram": 0.5 * gram + 0.5 * gram.swapaxes(-1, -2), "radius": rng.uniform(0.5, 2, 3) if wide else 1.3}
+    given["disagreement"] = (rng.uniform(-0.6, 0.1, (3, n)) * lengths) if wide else -0.2 * lengths.min(0)
+    with no_sync():
+        found = ns.solve(ns.BargainingProblem(**to_device(given)))
+    wanted = ns.solve(ns.BargainingProblem(**given), solver="newton")
+    codes, others = plain(found.status), wanted.status
+    inactive = (others <= 1) & (wanted.ball_multiplier == 0)
+    assert np.isin(codes[inactive], (Status.SOLVED_INACCURATE, Status.MAX_ITER, Status.NUMERICAL_ERROR)).all()
+    differ = (codes != others) & ~inactive
+    assert np.isin(codes[differ], (1, 3, 6)).all() and np.isin(others[differ], (1, 3, 4, 6, 0)).all()
+    good = (codes <= 1) & (others <= 1)
+    bound = plain(found.error_bound)[good] + wanted.error_bound[good]
+    assert (np.abs(plain(found.alpha)[good] / wanted.alpha[good] - 1) <= bound + 1e-15).all()
+    if not few:
+        assert (codes[others == 0] <= 1).all()
+
+
+def test_players_of_length_zero_at_a_disagreement(cupy: Any) -> None:
+    """Their utility is zero: they block where they ask for as much, and else gain what they did not ask for."""
+    given = placed(4, 3) | {"radius": 1.0}
+    given["gram"][:2, 1], given["gram"][:2, :, 1] = 0, 0
+    given["disagreement"][:, :] = -0.1
+    given["disagreement"][1, 1] = 0.0
+    found = ns.solve(ns.BargainingProblem(**to_device(given)))
+    wanted = ns.solve(ns.BargainingProblem(**given), solver="newton")
+    assert plain(found.status).tolist() == wanted.status.tolist() == [0, 2, 0]
+    assert_agree(found, wanted)
+    assert plain(found.certificate)[1].tolist() == [0, 1, 0, 0]
+
+
+def test_an_inactive_ball_is_left_open_and_one_problem_goes_on(cupy: Any) -> None:
+    opposed = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    given = {"gram": np.stack([opposed, np.eye(2)]), "disagreement": np.array([[-1.0, -1.0]] * 2), "radius": 5.0}
+    found = ns.solve(ns.BargainingProblem(**to_device(given)))
+    assert plain(found.status).tolist() == [int(Status.NUMERICAL_ERROR), 0]
+    one = ns.solve(ns.BargainingProblem(gram=DeviceArray(opposed), disagreement=DeviceArray(-np.ones(2)), radius=5.0))
+    assert one.solver == "newton" and one.success and float(one.ball_multiplier) == 0
+    with pytest.raises(SolverFailed):
+        ns.solve(
+            ns.BargainingProblem(gram=DeviceArray(opposed), disagreement=DeviceArray(-np.ones(2)), radius=5.0),
+            solver="cupy",
+        )
+
+
+def test_vectors_with_a_disagreement_point(cupy: Any) -> None:
+    """The array library solves: vectors know more digits than their Gram."""
+    rows = np.random.default_rng(2).standard_normal((3, 5))
+    given = {"vectors": rows, "disagreement": -0.2 * np.ones(3), "radius": 1.0}
+    found = ns.solve(ns.BargainingProblem(**to_device(given)), solver="cupy")
+    wanted = ns.solve(ns.BargainingProblem(**given), solver="newton")
+    assert found.success and np.allclose(plain(found.alpha), wanted.alpha, rtol=tolerance("float64", "rtol"))
+
+
+@pytest.mark.parametrize("n", [1, 5, 8, 16, 33, 64, 70])
+def test_an_iteration_in_floats(cupy: Any, n: int) -> None:
+    """Judged in float64: bounds hold, ordinary problems are SOLVED, opposed ones proved, what is between stays open."""
+    every = {**families.FEASIBLE, **(families.INFEASIBLE if n > 1 else {})}
+    names, batch = [], []
+    for name, make in every.items():
+        with np.errstate(invalid="ignore"):
+            rows = make(n, 0)
+        if np.isfinite(rows).all():
+            names.append(name), batch.append(gram_of(rows))
+    batch = np.stack(batch)
+    with no_sync():
+        found = ns.solve(DeviceArray(batch), precision="float32")
+    wanted = ns.solve(batch, solver="newton")
+    codes = plain(found.status)
+    good = codes <= 1
+    off = np.abs(plain(found.alpha)[good] / wanted.alpha[good] - 1)
+    assert (off <= plain(found.error_bound)[good] + wanted.error_bound[good] + 1e-15).all()
+    ordinary = [names.index(name) for name in ("a", "c", "e_dup", "e_low") if name in names]
+    assert (codes[ordinary] == 0).all()
+    assert plain(found.error_bound)[codes == 0].max() <= tolerance("float32", "rtol")
+    assert plain(found.error_bound)[ordinary].max() > tolerance("float64", "rtol")
+    assert np.isin(codes, (0, 1, 2, 3)).all()
+    assert (codes[wanted.status == Status.NO_AGREEMENT] == Status.NO_AGREEMENT).all()
+    assert (wanted.status[codes == Status.NO_AGREEMENT] == Status.NO_AGREEMENT).all()
+
+
+def test_an_iteration_in_floats_says_what_limits_it(cupy: Any) -> None:
+    near = gram_of(families.FEASIBLE["d1e-3"](6, 0))
+    found = ns.solve(DeviceArray(near), precision="float32", on_failure="return")
+    assert found.status in (Status.SOLVED_INACCURATE, Status.AMBIGUOUS) and found.limited_by == "precision"
+    assert ns.solve(DeviceArray(near)).success
+    given = placed(5, 4) | {"radius": 1.0}
+    with no_sync():
+        found = ns.solve(ns.BargainingProblem(**to_device(given)), precision="float32")
+    wanted = ns.solve(ns.BargainingProblem(**given), solver="newton")
+    assert plain(found.status).tolist() == [0, 0, 1, 2] and wanted.status.tolist() == [0, 0, 0, 2]
+    bound = plain(found.error_bound)[:3] + wanted.error_bound[:3]
+    assert (np.abs(plain(found.alpha)[:3] / wanted.alpha[:3] - 1) <= bound).all()
+    with pytest.raises(InvalidProblem, match="precision is 'float8'"):
+        ns.solve(DeviceArray(near), precision="float8")
+    for solver in ("auto", "cupy"):
+        one = ns.solve(
+            ns.BargainingProblem(vectors=DeviceArray(families.FEASIBLE["a"](4, 0))), solver=solver, precision="float32"
+        )
+        assert one.success and one.solver == "cupy"
 
 
 def test_nash_weights(cupy: Any) -> None:
@@ -395,8 +578,22 @@ class TestPrepared:
             on_device.Prepared(DeviceArray(batch[0]))
         with pytest.raises(InvalidProblem, match="not on a CUDA device"):
             on_device.Prepared(batch)
-        with pytest.raises(InvalidProblem, match="at most 64"):
-            on_device.Prepared(DeviceArray(grams(65, 1)))
+        with pytest.raises(InvalidProblem, match="at most 1024"):
+            on_device.Prepared(DeviceArray(np.eye(1025)[None]))
+        d = DeviceArray(-np.ones((4, 3)))
+        with pytest.raises(InvalidProblem, match="start is for zero disagreement"):
+            on_device.Prepared(DeviceArray(batch), radius=1.0, disagreement=d, start=DeviceArray(np.ones((4, 3))))
+        with pytest.raises(InvalidProblem, match="precision is 'half'"):
+            on_device.Prepared(DeviceArray(batch), precision="half")
+
+    def test_a_disagreement_point_and_floats(self, cupy: Any) -> None:
+        given = placed(6, 4) | {"radius": 1.0}
+        plans = [on_device.Prepared(**to_device(given), precision=p) for p in ("float64", "float32")]
+        for plan in plans:
+            plan.run()
+            assert plain(plan.status).tolist() in ([0, 0, 0, 2], [0, 0, 1, 2])
+        assert_agree(plans[0].solution, ns.solve(ns.BargainingProblem(**given), solver="newton"))
+        assert not np.array_equal(plain(plans[0].alpha), plain(plans[1].alpha))
 
 
 class TestTensors:

@@ -11,6 +11,7 @@ import pytest
 
 import nashsolve as ns
 from nashsolve import direct, kernels
+from nashsolve.backends.compiled import Compiled
 from nashsolve.core.certificate import Certificate, verify
 from nashsolve.core.status import Status
 from tests.asserts import assert_bitwise
@@ -155,6 +156,69 @@ def test_float32_takes_the_general_path_and_stays_float32() -> None:
     found = ns.solve(grams(4, 1)[0].astype(np.float32))
     assert found.alpha.dtype == np.float32 and found.solver == "compiled" and found.success
     assert ns.nash_weights(grams(4, 1)[0].astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_floats_keep_their_bounds_on_every_instruction_set(n: int, instruction_set: str) -> None:
+    """Single problems and batches of every length end in the same bits, certified by the code in Python."""
+    stack = grams(n, 19)
+    found = ns.solve(stack, solver="compiled", precision="float32")
+    assert (found.status == Status.SOLVED).all()
+    assert found.error_bound.max() <= tolerance("float32", "rtol")
+    exact = ns.solve(stack, solver="newton")
+    assert (np.abs(found.alpha / exact.alpha - 1) <= found.error_bound + exact.error_bound).all()
+    assert n == 1 or not (found.alpha == exact.alpha).all()
+    for item in (0, 18):
+        alone = ns.solve(stack[item], precision="float32")
+        assert_bitwise(alone.alpha, found.alpha[item])
+        proof = verify(alone.problem, alone.alpha)
+        np.testing.assert_allclose(proof.error_bound, alone.error_bound, rtol=tolerance("float64", "rtol") ** 0.5)
+
+
+def test_what_floats_cannot_decide_is_said(instruction_set: str) -> None:
+    """Error grows like eps32 / margin**2: less accurate, then undecided, and never more than the bound."""
+    for margin, wanted in ((1e-1, (0,)), (1e-2, (1,)), (1e-3, (1, 3)), (1e-5, (3,))):
+        rows = np.array([[1.0, margin, 0.0], [-1.0, margin, 0.0], [0.0, 0.5, 1.0]])
+        found = ns.solve(rows @ rows.T, precision="float32", on_failure="return")
+        assert found.status in wanted and (found.limited_by == "precision") == (found.status != 0)
+        if found.success:
+            exact = ns.solve(rows @ rows.T)
+            assert (np.abs(found.alpha / exact.alpha - 1) <= found.error_bound + exact.error_bound).all()
+        batch = ns.solve(np.stack([np.eye(3), rows @ rows.T]), precision="float32")
+        assert batch.status.tolist() == [0, found.status] and batch.limited_by == found.limited_by
+    asked = ns.solve(np.eye(3) + 0.1, precision="float32", rtol=1e-9, on_failure="return")
+    assert asked.status is Status.SOLVED_INACCURATE and asked.limited_by == "precision"
+    opposed = ns.solve(np.array([[1.0, -1.0], [-1.0, 1.0]]), precision="float32", on_failure="return")
+    assert opposed.status is Status.NO_AGREEMENT and opposed.limited_by == ""
+
+
+def test_precision_is_one_of_two() -> None:
+    gram = grams(3, 1)[0]
+    for call in (ns.solve, ns.nash_weights, lambda g, precision: ns.solve(g, solver="compiled", precision=precision)):
+        with pytest.raises(ns.InvalidProblem, match=r"precision is 'float23'; choose one of .* Did you mean 'float32'"):
+            call(gram, precision="float23")
+    with pytest.raises(ns.InvalidProblem, match="precision is 32"):
+        Compiled(precision=32)
+    with pytest.raises(ns.InvalidProblem, match="precision"):
+        ns.solve(gram, solver="newton", precision="float32")
+    assert_bitwise(ns.solve(gram, precision="float64").alpha, ns.solve(gram).alpha)
+    assert_bitwise(ns.nash_weights(gram, precision="float32"), ns.solve(gram, precision="float32").alpha)
+    assert Compiled(precision="float32").rtol == 1e-5 and Compiled().rtol is None
+
+
+def test_floats_with_vectors_and_a_disagreement_point() -> None:
+    """Corrected through the vectors in float64; elsewhere as accurate as floats are."""
+    rows = np.random.default_rng(3).standard_normal((4, 9))
+    for given in (
+        {"vectors": rows},
+        {"vectors": rows, "disagreement": -0.3 * np.ones(4), "radius": 1.0},
+        {"gram": rows @ rows.T, "disagreement": -0.3 * np.ones(4), "radius": 1.0},
+    ):
+        problem = ns.BargainingProblem(**given)
+        rough, exact = (ns.solve(problem, solver="compiled", precision=p) for p in ("float32", "float64"))
+        assert rough.status is Status.SOLVED and rough.solver == "compiled"
+        assert (np.abs(rough.alpha / exact.alpha - 1) <= rough.error_bound + exact.error_bound).all()
+        assert (rough.error_bound.max() <= tolerance("float64", "rtol")) == ("vectors" in given)
 
 
 def test_lean_path_raises_where_solve_does() -> None:

@@ -2,8 +2,9 @@
 // anywhere. Compiled once for each instruction set, plain C symbols, no dependency but the C library.
 //
 // Blocks of kBlock columns are brought to float (or double) and the base subtracted, into a scratch that the first level
-// cache holds for few rows. Products run over register tiles of kTile x kTile pairs. Every lane of a float accumulator
-// sums kBlock / kLanes products and is then added to a double, so that its rounding error cannot grow with the length.
+// cache holds for few rows. Products run over register tiles: a triangle of kRows rows with themselves, then kRows x kWide
+// pairs, with sums enough in every tile to hide how long one takes. Every lane of a float accumulator sums kBlock / kLanes
+// products and is then added to a double, so that its rounding error cannot grow with the length.
 
 #include <cstdint>
 #include <cstdlib>
@@ -18,14 +19,16 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kBytes = 64;
-constexpr int kTile = 4;
+constexpr int kWide = 4;
 #elif defined(__AVX__)
 constexpr int kBytes = 32;
-constexpr int kTile = 3;
+constexpr int kWide = 3;
 #else
 constexpr int kBytes = 16;
-constexpr int kTile = 3;
+constexpr int kWide = 3;
 #endif
+constexpr int kRows = 4;
+constexpr int kMost = 4;  // rows fetched during one tile
 constexpr int64_t kBlock = 512;
 
 enum Kind : int { kBfloat16 = 0, kFloat16 = 1, kFloat32 = 2, kFloat64 = 3 };
@@ -120,7 +123,27 @@ void load(int kind, const void* row, int64_t at, int64_t count, double* __restri
     for (int64_t k = 0; k < count; ++k) out[k] = double(narrow[k]);
 }
 
-// The same minus `below`, which may be null.
+// A whole block of bfloat16 as floats, minus `below`, which may be null: of every two numbers in a word the lower one is
+// shifted up and the upper one masked, so that nothing is shuffled. Words of a register's size become two registers, lower
+// ones first: an order of columns of its own, which sums over columns do not notice where every row has it.
+void load_pairs(const void* row, int64_t at, const float* __restrict below, float* __restrict out) {
+    typedef uint32_t Words __attribute__((vector_size(kBytes)));
+    constexpr int lanes = kBytes / 4;
+    const uint16_t* from = static_cast<const uint16_t*>(row) + at;
+    for (int64_t k = 0; k < kBlock; k += 2 * lanes) {
+        Words both;
+        std::memcpy(&both, from + k, kBytes);
+        Floats low = (Floats)(both << 16), high = (Floats)(both & 0xffff0000u);
+        if (below) {
+            low -= *reinterpret_cast<const Floats*>(below + k);
+            high -= *reinterpret_cast<const Floats*>(below + k + lanes);
+        }
+        *reinterpret_cast<Floats*>(out + k) = low;
+        *reinterpret_cast<Floats*>(out + k + lanes) = high;
+    }
+}
+
+// The same as `load` minus `below`, which may be null.
 template <class T>
 void load_minus(int kind, const void* row, int64_t at, int64_t count, const T* __restrict below, T* __restrict out) {
     if (below && kind == kFloat32) {
@@ -134,6 +157,14 @@ void load_minus(int kind, const void* row, int64_t at, int64_t count, const T* _
             std::memcpy(&value, &bits, 4);
             out[k] = T(value) - below[k];
         }
+#if defined(__F16C__)
+    } else if (below && kind == kFloat16 && sizeof(T) == 4 && count % 8 == 0) {
+        const uint16_t* __restrict from = static_cast<const uint16_t*>(row) + at;
+        for (int64_t k = 0; k < count; k += 8) {
+            const __m256 eight = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k)));
+            _mm256_storeu_ps((float*)out + k, _mm256_sub_ps(eight, _mm256_loadu_ps((const float*)below + k)));
+        }
+#endif
     } else {
         load(kind, row, at, count, out);
         if (below)
@@ -210,17 +241,33 @@ void fetch(const void* row, int kind, int64_t at) {
     for (int64_t k = 0; k < kBlock * size_of(kind); k += 64) __builtin_prefetch(from + k, 0, 3);
 }
 
-// What the next block needs, fetched while the products of this one run.
+// What the next block needs, fetched while the products of this one run: some rows during every tile.
 struct Ahead {
-    const char* rows[kTile + 1];
-    int steps[kTile + 1];
-    int count = 0;
-    void add(const void* row, int kind, int64_t at) {
-        rows[count] = static_cast<const char*>(row) + at * size_of(kind);
-        steps[count++] = size_of(kind);
-    }
-    void fetch(int64_t k) const {
-        for (int x = 0; x < count; ++x) __builtin_prefetch(rows[x] + k * steps[x], 0, 3);
+    const void* const* rows;
+    const int* kinds;
+    int64_t n, at, next, share;  // a row after the last is the base
+    const void* base;
+    int base_kind;
+
+    // Rows for the tile that comes.
+    struct Share {
+        const char* from[kMost];
+        int steps[kMost];
+        int count = 0;
+        void fetch(int64_t k) const {  // every line once, at its first column: in bursts they would be dropped
+            for (int x = 0; x < count; ++x)
+                if (!(k * steps[x] & 63)) __builtin_prefetch(from[x] + k * steps[x], 0, 3);
+        }
+    };
+    Share take() {
+        Share found;
+        for (; next < n + (base != nullptr) && found.count < share; ++next) {
+            const int kind = next < n ? kinds[next] : base_kind;
+            const void* row = next < n ? rows[next] : base;
+            found.steps[found.count] = size_of(kind);
+            found.from[found.count++] = static_cast<const char*>(row) + at * size_of(kind);
+        }
+        return found;
     }
 };
 
@@ -251,36 +298,46 @@ void add_lanes(const Floats& sum, double* into) {
 
 void add_lanes(const Doubles& sum, double* into) { *reinterpret_cast<Doubles*>(into) += sum; }
 
-// Products of rows i.. with rows j.. of the scratch over one block.
-template <class T, int R, int C>
+// Products of rows i.. with rows j.. of the scratch over one block; of rows with themselves, one half.
+template <class T, int R, int C, bool DIAGONAL>
 void tile(const T* __restrict scratch, int64_t i, int64_t j, int64_t columns, int64_t n, double* totals,
-          const Ahead& ahead) {
+          Ahead& ahead) {
     typedef typename Wide<T>::type V;
     constexpr int lanes = Wide<T>::lanes;
     constexpr int kept = kBytes / 8;
     V sums[R][C] = {};
+    const Ahead::Share fetching = ahead.take();
     const T* left = scratch + i * kBlock;
     const T* right = scratch + j * kBlock;
     for (int64_t k = 0; k < columns; k += lanes) {
-        ahead.fetch(k);
-        V a[R], b[C];
-        for (int x = 0; x < R; ++x) a[x] = *reinterpret_cast<const V*>(left + x * kBlock + k);
+        fetching.fetch(k);
+        V b[C];
         for (int y = 0; y < C; ++y) b[y] = *reinterpret_cast<const V*>(right + y * kBlock + k);
-        for (int x = 0; x < R; ++x)
-            for (int y = 0; y < C; ++y) sums[x][y] += a[x] * b[y];
+        for (int x = 0; x < R; ++x) {
+            const V a = DIAGONAL ? b[x] : *reinterpret_cast<const V*>(left + x * kBlock + k);
+            for (int y = DIAGONAL ? x : 0; y < C; ++y) sums[x][y] += a * b[y];
+        }
     }
     for (int x = 0; x < R; ++x)
-        for (int y = 0; y < C; ++y)
-            if (j + y >= i + x) add_lanes(sums[x][y], totals + ((i + x) * n + j + y) * kept);
+        for (int y = DIAGONAL ? x : 0; y < C; ++y) add_lanes(sums[x][y], totals + ((i + x) * n + j + y) * kept);
 }
 
+// Rows i .. i + R with themselves and with all that follow: no tile of one column is left over where it can be avoided.
 template <class T, int R>
-void tile_columns(const T* s, int64_t i, int64_t j, int64_t c, int64_t columns, int64_t n, double* totals,
-                  const Ahead& ahead) {
-    if (c >= kTile) tile<T, R, kTile>(s, i, j, columns, n, totals, ahead);
-    else if (c == 3) tile<T, R, 3>(s, i, j, columns, n, totals, ahead);
-    else if (c == 2) tile<T, R, 2>(s, i, j, columns, n, totals, ahead);
-    else tile<T, R, 1>(s, i, j, columns, n, totals, ahead);
+void tiles(const T* s, int64_t i, int64_t columns, int64_t n, double* totals, Ahead& ahead) {
+    tile<T, R, R, true>(s, i, i, columns, n, totals, ahead);
+    for (int64_t j = i + R; j < n;) {
+        const int64_t c = n - j;
+        if (c >= kWide && c != kWide + 1) {
+            tile<T, R, kWide, false>(s, i, j, columns, n, totals, ahead), j += kWide;
+        } else if (c >= 3 && c != 4) {
+            tile<T, R, 3, false>(s, i, j, columns, n, totals, ahead), j += 3;
+        } else if (c >= 2) {
+            tile<T, R, 2, false>(s, i, j, columns, n, totals, ahead), j += 2;
+        } else {
+            tile<T, R, 1, false>(s, i, j, columns, n, totals, ahead), j += 1;
+        }
+    }
 }
 
 template <class T>
@@ -295,28 +352,33 @@ int gram(const void* const* rows, int64_t n, const int* kinds, const void* base,
     T* scratch = reinterpret_cast<T*>(static_cast<char*>(memory) + kept_size);
     T* below = scratch + n * kBlock;
     std::memset(totals, 0, kept_size);
+    bool pairs = sizeof(T) == 4 && (!base || base_kind == kBfloat16);
+    for (int64_t i = 0; i < n; ++i) pairs = pairs && kinds[i] == kBfloat16;
+    const int64_t groups = (n + kRows - 1) / kRows, least = groups * (groups + 1) / 2;  // tiles of a block, or fewer
+    const int64_t share = (n + least) / least < kMost ? (n + least) / least : kMost;
     for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t count = end - at < kBlock ? end - at : kBlock;
         const int64_t columns = (count + lanes - 1) / lanes * lanes;
-        if (base) load(base_kind, base, at, count, below);
-        for (int64_t i = 0; i < n; ++i) {
+        const bool paired = pairs && count == kBlock;
+        if (base && !paired) load(base_kind, base, at, count, below);
+        if (paired) {
+            if (base) load_pairs(base, at, nullptr, (float*)below);
+            const float* under = base ? (float*)below : nullptr;
+            for (int64_t i = 0; i < n; ++i) load_pairs(rows[i], at, under, (float*)scratch + i * kBlock);
+        }
+        for (int64_t i = 0; i < n && !paired; ++i) {
             T* __restrict row = scratch + i * kBlock;
             load_minus(kinds[i], rows[i], at, count, base ? below : nullptr, row);
             for (int64_t k = count; k < columns; ++k) row[k] = 0;
         }
-        for (int64_t i = 0; i < n; i += kTile)
-            for (int64_t j = i; j < n; j += kTile) {
-                const int64_t r = n - i, c = n - j;
-                Ahead ahead;
-                if (i == j && at + 2 * kBlock <= end) {
-                    for (int64_t x = i; x < n && x < i + kTile; ++x) ahead.add(rows[x], kinds[x], at + kBlock);
-                    if (base && i == 0) ahead.add(base, base_kind, at + kBlock);
-                }
-                if (r >= kTile) tile_columns<T, kTile>(scratch, i, j, c, columns, n, totals, ahead);
-                else if (r == 3) tile_columns<T, 3>(scratch, i, j, c, columns, n, totals, ahead);
-                else if (r == 2) tile_columns<T, 2>(scratch, i, j, c, columns, n, totals, ahead);
-                else tile_columns<T, 1>(scratch, i, j, c, columns, n, totals, ahead);
-            }
+        const bool more = at + 2 * kBlock <= end;
+        Ahead ahead{rows, kinds, more ? n : 0, at + kBlock, 0, share, more ? base : nullptr, base_kind};
+        for (int64_t i = 0; i < n; i += kRows) {
+            if (n - i >= 4) tiles<T, 4>(scratch, i, columns, n, totals, ahead);
+            else if (n - i == 3) tiles<T, 3>(scratch, i, columns, n, totals, ahead);
+            else if (n - i == 2) tiles<T, 2>(scratch, i, columns, n, totals, ahead);
+            else tiles<T, 1>(scratch, i, columns, n, totals, ahead);
+        }
     }
     for (int64_t i = 0; i < n; ++i)
         for (int64_t j = i; j < n; ++j) {
