@@ -31,20 +31,24 @@ def run(
 ) -> None:
     """Run NAME, or go on where it was killed; several processes may work on one folder."""
     with guarded(as_json), terminable():
+        from nashsolve.integrations.experiments.job import Job, in_turn, sentence
         from nashsolve.integrations.experiments.recipe import find_recipe, load_recipe, recipe_files
         from nashsolve.integrations.experiments.runner import run as run_recipe
 
+        changes = _settings(setting or [])
         if name == ALL_MINIATURE:
             every = [load_recipe(file) for file in recipe_files(recipes).values()]
-            chosen = [recipe for recipe in every if recipe.scale == "miniature"]
+            chosen = in_turn([recipe for recipe in every if recipe.scale == "miniature"])
         else:
             chosen = [find_recipe(name, recipes)]
-        changes = _settings(setting or [])
+        if dry_run:
+            told = [_dry_run(recipe, device, changes, as_json) for recipe in chosen]
+            if as_json:
+                emit({"runs": told, "exit_code": 0})
+            return
         told = []
-        for recipe in chosen:
-            if dry_run:
-                told.append(_dry_run(recipe, device, changes, as_json))
-                continue
+
+        def do(recipe: Any) -> Any:
             found = run_recipe(
                 recipe,
                 out / recipe.name,
@@ -56,6 +60,15 @@ def run(
                 changes=changes,
             )
             told.append(_tell(recipe, found, as_json))
+            return found
+
+        if name == ALL_MINIATURE:
+            job = Job(out, device)
+            job.run(chosen, do)
+            if not as_json:
+                typer.echo(sentence(job.note))
+        else:
+            do(chosen[0])
         if as_json:
             emit({"runs": told, "exit_code": 0})
 

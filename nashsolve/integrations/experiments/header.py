@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from nashsolve.core.errors import InvalidProblem, NashSolveError
@@ -17,6 +21,8 @@ from .lines import plain
 from .recipe import Recipe
 
 HEADER = "run.json"
+BEAT = 10.0
+"""Seconds between two notes of the time spent: what a kill loses of it at most."""
 
 
 class ExperimentFailed(NashSolveError):
@@ -68,6 +74,33 @@ def read_header(folder: Path) -> dict[str, Any]:
 def save_header(folder: Path, header: dict[str, Any]) -> None:
     """Replace the header as a whole."""
     publish(folder / HEADER, (json.dumps(header, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@contextmanager
+def clocked(folder: Path, every: float = BEAT) -> Iterator[None]:
+    """Add the block's wall-clock seconds to the header's while it runs, so that the time before a kill counts, too."""
+    over = Event()
+    last = time.perf_counter()
+
+    def note() -> None:
+        nonlocal last
+        now = time.perf_counter()
+        header = read_header(folder)
+        save_header(folder, header | {"wall_seconds": round(header["wall_seconds"] + now - last, 3)})
+        last = now
+
+    def beat() -> None:
+        while not over.wait(every):
+            note()
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        note()
 
 
 def cores() -> int:

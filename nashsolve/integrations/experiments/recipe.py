@@ -49,6 +49,7 @@ class Recipe(Strict):
     settings : of the study
     cuda : settings that ``--device cuda`` changes
     cuda_cost : of a run with those
+    alone : True for a recipe that times: one process does its units in turn, and all-miniature runs it last
     """
 
     name: str
@@ -62,6 +63,7 @@ class Recipe(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     cuda: dict[str, Any] = Field(default_factory=dict)
     cuda_cost: Cost | None = None
+    alone: bool = False
 
     def load_study(self) -> Study:
         """The module that runs it."""

@@ -13,6 +13,7 @@ from nashsolve.core.errors import InvalidProblem
 
 from .book import Book
 from .header import HEADER, read_header
+from .job import NOTE, read_note, sentence
 from .recipe import Recipe, find_recipe
 from .runner import CLAIMS
 from .study import Claim, optional
@@ -116,6 +117,10 @@ def _summary(runs: list[_Run], results: Path, out: Path) -> Iterator[str]:
         "difference whose paired 95 % interval holds zero counts as noise."
     )
     yield ""
+    note = read_note(results)
+    if note is not None:
+        yield f"`nashsolve experiment run {Path(NOTE).stem} --out {results.as_posix()}`: {sentence(note)}"
+        yield ""
     yield "| recipe | mirrors | units | core minutes | " + " | ".join(_ORDER) + " |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     total: Counter[str] = Counter()

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,7 @@ from nashsolve.core.errors import InvalidProblem
 from ..checkpoints.disk import publish
 from ..torch_moe.strict import Strict
 from .book import PROGRESS, Book
-from .header import ExperimentFailed, cores, open_run, read_header, save_header
+from .header import ExperimentFailed, clocked, cores, open_run, read_header, save_header
 from .recipe import Recipe
 from .study import Claim, load_study, optional
 from .watching import watched
@@ -34,6 +34,7 @@ class Outcome:
     ----------
     folder : of the results
     units, left : all units, and those without a result (another process may be at them)
+    found : units that had a result before this call
     claims : judged where nothing is left
     seconds : of this call
     """
@@ -41,6 +42,7 @@ class Outcome:
     folder: Path
     units: int
     left: int
+    found: int
     claims: list[Claim]
     seconds: float
 
@@ -89,22 +91,20 @@ def run(
         _remove(folder)
     check_device(device)
     open_run(folder, recipe, settings, device)
-    many = _jobs(device, jobs) if world == 1 else 1
+    many = _jobs(device, jobs, recipe.alone) if world == 1 else 1
     book = Book(folder, _device_of(device, rank), tensorboard)
-    with watched(book, recipe.name, show and rank == 0):
+    before = len(book.results())
+    with clocked(folder) if rank == 0 else nullcontext(), watched(book, recipe.name, show and rank == 0):
         if many == 1:
             with one_thread(device):
                 load_study(recipe.study).run(settings, book)
         else:
             _run_processes(recipe.study, settings, folder, device, many, tensorboard)
-    seconds = time.perf_counter() - begun
     left = book.left()
-    found = [] if left else close(book, recipe, settings)
+    claims = [] if left else close(book, recipe, settings)
     if rank == 0 or not left:
-        header = read_header(folder)
-        header |= {"jobs": max(many, world), "wall_seconds": round(header["wall_seconds"] + seconds, 1)}
-        save_header(folder, header | {"complete": not left})
-    return Outcome(folder, len(book.units()), len(left), found, seconds)
+        save_header(folder, read_header(folder) | {"jobs": max(many, world), "complete": not left})
+    return Outcome(folder, len(book.units()), len(left), before, claims, time.perf_counter() - begun)
 
 
 def close(book: Book, recipe: Recipe, settings: Strict) -> list[Claim]:
@@ -146,9 +146,11 @@ def check_device(device: str) -> None:
         raise InvalidProblem("device is 'cuda', but PyTorch sees no GPU here; use --device cpu")
 
 
-def _jobs(device: str, jobs: int | None) -> int:
+def _jobs(device: str, jobs: int | None, alone: bool) -> int:
     import torch
 
+    if alone:
+        return 1
     limit = torch.cuda.device_count() if device.startswith("cuda") else cores()
     return limit if jobs is None else jobs
 

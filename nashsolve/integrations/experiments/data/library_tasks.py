@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import io
 import keyword
+import random
 import re
 import tokenize
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +37,8 @@ class Task:
     Attributes
     ----------
     name : of `TASKS`
-    train, test : (bytes (count, length) int64, labels (count,) int64 or float32), from different files
+    train, test : (bytes (count, length) int64, labels (count,) int64 or float32), from different files; of pairs, bytes
+        are (count, 2, length)
     n_classes : 1 for a regression, which is measured by Spearman's correlation
     """
 
@@ -50,7 +53,8 @@ def load_task(name: str, length: int, many_train: int, many_test: int) -> Task:
     """A task by its name.
 
     "package" asks which of ten packages a chunk is from; "kind" whether it is code, a comment or a docstring; "renamed"
-    whether two functions are one with other names; "branches" how many branches the function has that begins so.
+    whether two functions are one with other names, of which each pair holds the beginnings; "branches" how many
+    branches the function has that begins so.
 
     Parameters
     ----------
@@ -75,7 +79,8 @@ def load_task(name: str, length: int, many_train: int, many_test: int) -> Task:
 
 
 Files = tuple[tuple[str, str], ...]
-Example = tuple[bytes, float]
+Text = bytes | tuple[bytes, bytes]
+Example = tuple[Text, float]
 
 
 def _tensors(examples: list[Example], length: int, many: int, regression: bool) -> tuple[Tensor, Tensor]:
@@ -90,12 +95,15 @@ def _tensors(examples: list[Example], length: int, many: int, regression: bool) 
         smallest = Counter(labels.tolist()).most_common()[-1][1]
         order = order[rank < min(smallest, -(-many // len(np.unique(labels))))]
     chosen = [examples[k] for k in order[:many]]
-    rows = torch.zeros(len(chosen), length, dtype=torch.int64)
-    for row, (text, _) in zip(rows, chosen, strict=True):
-        found = torch.frombuffer(bytearray(text[:length] or b"\0"), dtype=torch.uint8)
-        row[: len(found)] = found.long()
+    rows = torch.stack([_row(text, length) for text, _ in chosen])
     kind = torch.float32 if regression else torch.int64
     return rows, torch.tensor([label for _, label in chosen], dtype=kind)
+
+
+def _row(text: Text, length: int) -> Tensor:
+    if isinstance(text, tuple):
+        return torch.stack([_row(part, length) for part in text])
+    return torch.tensor(list(text[:length].ljust(length, b"\0")), dtype=torch.int64)
 
 
 def _chunks(text: bytes, length: int) -> Iterator[bytes]:
@@ -173,24 +181,41 @@ def _functions(files: Files) -> tuple[tuple[str, int], ...]:
 
 def _renamed(files: Files, length: int) -> Iterator[Example]:
     functions = _functions(files)
-    half = (length - 1) // 2
+    names = _names(files)
     for k, (source, _) in enumerate(functions):
         label = k % 2
         other = source if label else functions[(k + 7) % len(functions)][0]
-        yield source.encode()[:half].ljust(half) + b"\x01" + _rename(other).encode()[:half], label
+        yield (source.encode()[:length], _rename(other, names).encode()[:length]), label
 
 
-def _rename(source: str) -> str:
-    """Every name of the function's own as v0, v1, ... in the order of appearance."""
-    names: dict[str, str] = {}
+_NAME = re.compile(r"\b[A-Za-z_]\w*\b")
+
+
+@cache
+def _names(files: Files) -> dict[int, tuple[str, ...]]:
+    """Length -> every name in the functions that has it, in order."""
+    found: dict[int, set[str]] = {}
+    for source, _ in _functions(files):
+        for word in _NAME.findall(source):
+            found.setdefault(len(word), set()).add(word)
+    return {length: tuple(sorted(words - _KEEP)) or tuple(words) for length, words in found.items()}
+
+
+def _rename(source: str, names: dict[int, tuple[str, ...]]) -> str:
+    """Every name of the function's own replaced by another of the same length, drawn by the text itself.
+
+    Names as long and as usual as the old ones leave the layout of the text, and no style that gives the answer away.
+    """
+    draw = random.Random(zlib.crc32(source.encode()))
+    chosen: dict[str, str] = {}
 
     def new(match: re.Match[str]) -> str:
         word = match.group()
         if word in _KEEP:
             return word
-        return names.setdefault(word, f"v{len(names)}")
+        return chosen.setdefault(word, draw.choice(names[len(word)]))
 
-    return re.sub(r"\b[A-Za-z_]\w*\b", new, source)
+    return _NAME.sub(new, source)
 
 
 _KEEP = frozenset((*keyword.kwlist, "self", "len", "range", "isinstance", "str", "int", "list", "dict", "set"))

@@ -65,7 +65,7 @@ class Upcycling(Strict):
 
 
 class Tuned(nn.Module):
-    """A backbone and a head over the mean of its features."""
+    """A backbone and a head over the mean of its features; of a pair, over how far the two means are apart."""
 
     def __init__(self, backbone: SmallTransformer, n_classes: int) -> None:
         super().__init__()
@@ -73,8 +73,12 @@ class Tuned(nn.Module):
         self.head = nn.Linear(backbone.embedding.embedding_dim, n_classes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits (batch, classes) of bytes (batch, length)."""
-        return self.head(self.backbone.features(ids).mean(dim=1))
+        """Logits (batch, classes) of bytes (batch, length), or of pairs (batch, 2, length)."""
+        means = self.backbone.features(ids.flatten(0, -2)).mean(dim=1)
+        if ids.dim() == 3:
+            one, other = means.view(len(ids), 2, -1).unbind(1)
+            means = (one - other).abs()
+        return self.head(means)
 
 
 def dense_backbone(settings: Upcycling) -> SmallTransformer:

@@ -61,13 +61,14 @@ def _merge(
         elected = _elected(slot, start) if ties else None
         below = start if over_base else torch.zeros_like(start)
         result = below.expand(len(weights), *start.shape).clone()
+        rows = result.view(len(weights), -1)
         for i in range(slot.n):
             tau = slot.expert(i).to(start.dtype) - start
             curved = tau if curvature is None else curvature.apply(i, tau)
             if elected is not None:
                 curved = curved * (tau.sign() == elected)
-            for row, weight in zip(result, weights[:, i], strict=True):
-                row.add_(curved * weight)
+            # In place, row by row: no tensor of the result's size beside it.
+            rows.addr_(weights[:, i], curved.reshape(-1))
     return result
 
 
