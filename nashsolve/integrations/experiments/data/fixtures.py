@@ -53,7 +53,7 @@ def write_imagenet(folder: Path, classes: int = 2, many: int = 2, side: int = 40
     return folder
 
 
-def write_questions(folder: Path, many: int = 4) -> Path:
+def write_questions(folder: Path, many: int = 6) -> Path:
     """SmolTalk, MMLU, ARC and GSM8K, one folder each."""
     turns = [{"role": "user", "content": "Who gains?"}, {"role": "assistant", "content": "Both, or nobody agrees."}]
     choices = ["one", "two", "three", "four"]
@@ -65,7 +65,10 @@ def write_questions(folder: Path, many: int = 4) -> Path:
             "choices": {"text": choices, "label": list("ABCD")},
             "answerKey": "B",
         },
-        "GSM8K/test": {"question": "Ann has 1,000 and gets 200. How many?", "answer": "1,000 + 200.\n#### 1,200"},
+        **{
+            f"GSM8K/{part}": {"question": "Ann has 1,000 and gets 200. How many?", "answer": "1,000 + 200.\n#### 1,200"}
+            for part in ("train", "test")
+        },
     }
     for place, row in written.items():
         _jsonl(folder / f"{place}.jsonl", [row] * many)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,30 @@ from nashsolve.core.errors import InvalidProblem, MissingExtra
 from ...torch_moe.config import MoEConfig
 from ..systems import by_token, moe_config
 
-Tokenize = Callable[[Sequence[str]], Tensor]
 PAD, END = 0, 1
+"""Of byte tokens; a checkpoint's tokenizer has others, so that the mask alone says what is padding."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as ids (count, length) int64, filled behind, and a mask of the same shape, True where there is text."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def __getitem__(self, rows: Any) -> Tokens:
+        return Tokens(self.ids[rows], self.mask[rows])
+
+    def to(self, device: str) -> Tokens:
+        """Both on a device."""
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+    def row(self, k: int) -> Tensor:
+        """Ids of one text without what fills it."""
+        return self.ids[k][self.mask[k]]
+
+
+Tokenize = Callable[[Sequence[str]], Tokens]
 
 
 def merging_settings(system: str, eta: float, chain: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -36,31 +59,32 @@ def router_settings(system: str, name: str = "linear") -> dict[str, Any]:
     return {"name": name, "options": {"top_k": top_k, "softmax": "after"}}
 
 
-def byte_tokens(length: int) -> Tokenize:
-    """Bytes behind three special tokens, cut and filled to `length`, the last real one being the end."""
+def byte_tokens(length: int, end: bool = True) -> Tokenize:
+    """Bytes behind three special tokens, cut and filled to `length`; with `end` the last one is the end of the text."""
 
-    def tokenize(texts: Sequence[str]) -> Tensor:
-        found = torch.full((len(texts), length), PAD)
-        for row, text in zip(found, texts, strict=True):
-            ids = [byte + 3 for byte in text.encode()[: length - 1]] + [END]
-            row[: len(ids)] = torch.tensor(ids)
-        return found
+    def tokenize(texts: Sequence[str]) -> Tokens:
+        ids = torch.full((len(texts), length), PAD)
+        for row, text in zip(ids, texts, strict=True):
+            found = [byte + 3 for byte in text.encode()[: length - end]] + [END] * end
+            row[: len(found)] = torch.tensor(found)
+        return Tokens(ids, ids != PAD)
 
     return tokenize
 
 
 def model_tokens(model: str, length: int) -> Tokenize:
-    """The tokenizer of a checkpoint, from a folder or the hub."""
+    """The tokenizer of a checkpoint, from a folder or the hub; texts are filled behind, whatever it does otherwise."""
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise MissingExtra("transformers", "experiments") from None
-    tokenizer = load(AutoTokenizer, model)
+    tokenizer = load(AutoTokenizer, model, padding_side="right")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
-    def tokenize(texts: Sequence[str]) -> Tensor:
+    def tokenize(texts: Sequence[str]) -> Tokens:
         found = tokenizer(list(texts), max_length=length, truncation=True, padding="max_length", return_tensors="pt")
-        ids: Tensor = found["input_ids"]
-        return ids
+        return Tokens(found["input_ids"], found["attention_mask"].bool())
 
     return tokenize
 

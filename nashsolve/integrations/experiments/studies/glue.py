@@ -18,7 +18,16 @@ from ..study import Claim, Records, Strict
 from ..systems import DENSE, check_systems, few
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, train
-from ._transformers import PAD, Tokenize, byte_tokens, load, merging_settings, model_tokens, router_settings, t5_config
+from ._transformers import (
+    Tokenize,
+    Tokens,
+    byte_tokens,
+    load,
+    merging_settings,
+    model_tokens,
+    router_settings,
+    t5_config,
+)
 
 
 class Settings(Strict):
@@ -111,29 +120,30 @@ def _fine_tune(
     source = Source(folder=None if folder is None else f"{folder}/{spec.subset}")
     model = build(settings, system, chain, task, seed).to(book.device)
     texts, labels = glue_examples(source, task, "train")
-    ids, wanted = tokenize(texts), torch.tensor(labels)
+    given, wanted = tokenize(texts), torch.tensor(labels)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(ids), (settings.batch,), generator=generator)
-        logits = _logits(model, ids[rows].to(book.device))
-        given = wanted[rows].to(book.device)
+        rows = torch.randint(0, len(wanted), (settings.batch,), generator=generator)
+        logits = _logits(model, given[rows].to(book.device))
+        right = wanted[rows].to(book.device)
         if spec.n_classes == 1:
-            return nn.functional.mse_loss(logits.squeeze(-1), given)
-        return nn.functional.cross_entropy(logits, given.long())
+            return nn.functional.mse_loss(logits.squeeze(-1), right)
+        return nn.functional.cross_entropy(logits, right.long())
 
     chains = [] if system == DENSE else list(model.nashsolve.chains)
     told = train(book, key, model, loss_of, settings.optimisation, seed, chains)
     texts, labels = glue_examples(source, task, "validation")
     with torch.no_grad():
-        parts = tokenize(texts).split(settings.batch)
-        logits = torch.cat([_logits(model, part.to(book.device)).float().cpu() for part in parts])
+        asked, starts = tokenize(texts), range(0, len(texts), settings.batch)
+        parts = [asked[start : start + settings.batch].to(book.device) for start in starts]
+        logits = torch.cat([_logits(model, part).float().cpu() for part in parts])
     predicted = logits.squeeze(-1) if spec.n_classes == 1 else logits.argmax(-1)
     count = sum(p.numel() for p in model.parameters())
     return {"score": glue_score(spec.metric, predicted.numpy(), labels), "parameters": count, **told}
 
 
-def _logits(model: Any, ids: Tensor) -> Tensor:
-    return model(input_ids=ids, attention_mask=(ids != PAD).long()).logits
+def _logits(model: Any, given: Tokens) -> Tensor:
+    return model(input_ids=given.ids, attention_mask=given.mask.long()).logits
 
 
 def reduced(settings: Settings) -> Settings:

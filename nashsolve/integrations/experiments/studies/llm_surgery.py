@@ -12,8 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nashsolve.core.errors import MissingExtra
-
 from ..book import Book
 from ..data.fixtures import write_questions
 from ..data.questions import LETTERS, Choice, Sum, arc, chats, gsm8k, last_number, mmlu, source_of
@@ -24,6 +22,7 @@ from ..study import Claim, Records, Strict
 from ..systems import few
 from ..tables import Metric, Table, comparison
 from ..training import Optimisation, train
+from ._harness import harness_scores
 from ._transformers import PAD, Tokenize, byte_tokens, load, merging_settings, model_tokens
 
 ORIGINAL = "original"
@@ -75,7 +74,7 @@ def run(settings: Settings, book: Book) -> None:
     for key in book.todo([f"{arm}/{seed}" for seed in range(settings.seeds) for arm in arms]):
         arm, _, seed = key.partition("/")
         tiny = bool(settings.sizes)
-        tokenize = byte_tokens(settings.length) if tiny else model_tokens(settings.model, settings.length)
+        tokenize = byte_tokens(settings.length, end=False) if tiny else model_tokens(settings.model, settings.length)
         model = build(settings, *arms[arm], int(seed)).to(book.device).eval()
         numbers = {f"zero_{k}": v for k, v in measure(settings, model, tokenize, folder, book.device).items()}
         if settings.tuning is not None and arms[arm][0] != ORIGINAL:
@@ -107,7 +106,7 @@ def build(settings: Settings, system: str, chain: dict[str, Any] | None, seed: i
 def measure(settings: Settings, model: Any, tokenize: Tokenize, folder: str | None, device: str) -> dict[str, float]:
     """MMLU, ARC and GSM8K in per cent."""
     if settings.evaluator == "lm_eval":
-        return _harness(settings, model)
+        return harness_scores(model, settings.model, folder, settings.questions, settings.batch)
 
     def source(name: str) -> Any:
         return source_of(name, None if folder is None else f"{folder}/{name}", settings.questions)
@@ -121,14 +120,14 @@ def measure(settings: Settings, model: Any, tokenize: Tokenize, folder: str | No
 
 @torch.no_grad()
 def _choices(settings: Settings, model: Any, tokenize: Tokenize, asked: list[Choice], device: str) -> float:
-    letters = [int(row[row != PAD][-2 if settings.sizes else -1]) for row in tokenize([f" {x}" for x in LETTERS])]
+    told = tokenize([f" {letter}" for letter in LETTERS])
+    letters = [int(told.row(k)[-1]) for k in range(len(LETTERS))]
     hits = 0
     for start in range(0, len(asked), settings.batch):
         part = asked[start : start + settings.batch]
-        ids = _unended(tokenize([choice.prompt() for choice in part]), settings).to(device)
-        mask = ids != PAD
-        logits = model(input_ids=ids, attention_mask=mask.long()).logits
-        last = logits[torch.arange(len(part)), mask.sum(-1) - 1]
+        given = tokenize([choice.prompt() for choice in part]).to(device)
+        logits = model(input_ids=given.ids, attention_mask=given.mask.long()).logits
+        last = logits[torch.arange(len(part)), given.mask.sum(-1) - 1]
         for row, choice in zip(last, part, strict=True):
             hits += int(row[letters[: len(choice.choices)]].argmax()) == choice.answer
     return 100 * hits / len(asked)
@@ -138,18 +137,12 @@ def _choices(settings: Settings, model: Any, tokenize: Tokenize, asked: list[Cho
 def _sums(settings: Settings, model: Any, tokenize: Tokenize, asked: list[Sum], device: str) -> float:
     hits = 0
     for problem in asked:
-        row = _unended(tokenize([f"Question: {problem.question}\nAnswer:"]), settings)
-        ids = row[row != PAD][None].to(device)
+        ids = tokenize([f"Question: {problem.question}\nAnswer:"]).row(0)[None].to(device)
         said = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=settings.answer, do_sample=False, pad_token_id=PAD
         )[0, ids.shape[1] :]
         hits += last_number(_text(settings, said)) == problem.answer
     return 100 * hits / len(asked)
-
-
-def _unended(ids: Tensor, settings: Settings) -> Tensor:
-    """Without the end that the byte tokens of reduced runs have."""
-    return ids.masked_fill(ids == 1, PAD) if settings.sizes else ids
 
 
 def _text(settings: Settings, ids: Tensor) -> str:
@@ -158,19 +151,6 @@ def _text(settings: Settings, ids: Tensor) -> str:
     from transformers import AutoTokenizer
 
     return str(load(AutoTokenizer, settings.model).decode(ids, skip_special_tokens=True))
-
-
-def _harness(settings: Settings, model: Any) -> dict[str, float]:
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-    except ImportError:
-        raise MissingExtra("lm-eval", "experiments", line="pip install lm-eval") from None
-    names = {"MMLU": ("mmlu", "acc,none"), "ARC": ("arc_challenge", "acc_norm,none")}
-    names["GSM8K"] = ("gsm8k", "exact_match,strict-match")
-    wrapped = HFLM(pretrained=model, tokenizer=settings.model, batch_size=settings.batch)
-    found = simple_evaluate(wrapped, tasks=[task for task, _ in names.values()], limit=settings.questions)["results"]
-    return {name: 100 * float(found[task][metric]) for name, (task, metric) in names.items()}
 
 
 def _tune(
@@ -185,10 +165,9 @@ def _tune(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(0, len(texts), (settings.batch,), generator=generator)
-        ids = tokenize([texts[int(row)] for row in rows]).to(book.device)
-        mask = ids != PAD
-        logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()
-        wanted = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
+        given = tokenize([texts[int(row)] for row in rows]).to(book.device)
+        logits = model(input_ids=given.ids, attention_mask=given.mask.long()).logits[:, :-1].float()
+        wanted = given.ids[:, 1:].masked_fill(~given.mask[:, 1:], -100)
         return nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
 
     assert settings.tuning is not None

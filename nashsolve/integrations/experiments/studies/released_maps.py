@@ -14,7 +14,7 @@ from ..book import Book
 from ..data.library_text import library_files
 from ..panels import panels
 from ..study import Claim, Records, Strict
-from ._transformers import PAD, byte_tokens, load, model_tokens
+from ._transformers import PAD, Tokens, byte_tokens, load, model_tokens
 
 
 class Settings(Strict):
@@ -42,8 +42,8 @@ def run(settings: Settings, book: Book) -> None:
     for key in book.todo(["maps"]):
         model = build(settings).to(book.device).eval()
         tokenize = byte_tokens(settings.length) if settings.sizes else model_tokens(settings.model, settings.length)
-        ids = tokenize([text for _, text in library_files("test")[: settings.texts]]).to(book.device)
-        maps = {name: found.round(4).tolist() for name, found in expert_maps(model, ids).items()}
+        given = tokenize([text for _, text in library_files("test")[: settings.texts]]).to(book.device)
+        maps = {name: found.round(4).tolist() for name, found in expert_maps(model, given).items()}
         book.record(key, model=settings.model, maps=maps, drawn=settings.layers)
 
 
@@ -67,11 +67,11 @@ def build(settings: Settings) -> Any:
 
 
 @torch.no_grad()
-def expert_maps(model: Any, ids: Tensor) -> dict[str, np.ndarray]:
+def expert_maps(model: Any, given: Tokens) -> dict[str, np.ndarray]:
     """Name of each block -> mean cosines (N, N) of its experts' outputs on the tokens that are not padding."""
     from ...transformers.finding import find_blocks
 
-    mask = ids != PAD
+    ids, mask = given.ids, given.mask
     found: dict[str, np.ndarray] = {}
 
     def look(block: Any) -> Any:
