@@ -24,6 +24,9 @@ def run(
     setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=YAML", help="Change a setting.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and take two small steps.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove what OUT/NAME holds first.")] = False,
+    data_parallel: Annotated[
+        bool, typer.Option("--data-parallel", help="Under torchrun: all ranks train each unit together.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")] = False,
     recipes: Annotated[Path | None, RECIPES] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -58,6 +61,7 @@ def run(
                 tensorboard=tensorboard,
                 show=not quiet,
                 changes=changes,
+                data_parallel=data_parallel,
             )
             told.append(_tell(recipe, found, as_json))
             return found

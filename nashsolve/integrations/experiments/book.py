@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nashsolve.core.errors import MissingExtra
 from ..checkpoints.disk import publish
 from . import lines
 from .claiming import claimed
+from .team import ALONE, Team
 
 RECORDS, CURVES, UNITS = "records.jsonl", "curves.jsonl", "units.json"
 PROGRESS, _LOCKS, _WORK = ".progress", ".locks", "work"
@@ -28,12 +30,13 @@ class Book:
     folder : of the run; made where absent
     device : "cpu", "cuda" or "cuda:1"; the study puts its tensors there
     tensorboard : also log curves for TensorBoard, into ``folder/tensorboard``
+    team : ranks that do every unit together; the leader writes
     """
 
-    def __init__(self, folder: str | Path, device: str = "cpu", tensorboard: bool = False) -> None:
+    def __init__(self, folder: str | Path, device: str = "cpu", tensorboard: bool = False, team: Team = ALONE) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.device = device
+        self.device, self.team = device, team
         self._tensorboard = tensorboard
         self._writers: dict[str, Any] = {}
         self._began = (time.perf_counter(), time.process_time())
@@ -43,8 +46,18 @@ class Book:
         """The units among `keys` that are left, each given to one process only; do one, `record` it, take the next.
 
         A unit that another process holds is left to it; one whose process died is given out again by the next run.
+        The leader of a team gives every unit to all its ranks.
         """
-        keys = list(keys)
+        if self.team.leads:
+            for key in self._mine(list(keys)):
+                yield self.team.say(key)
+            self.team.say(None)
+            return
+        while (key := self.team.say()) is not None:
+            self._began = (time.perf_counter(), time.process_time())
+            yield key
+
+    def _mine(self, keys: list[str]) -> Iterator[str]:
         self._announce(keys)
         for key in keys:
             if self.finished(key):
@@ -71,8 +84,12 @@ class Book:
             "seconds": round(time.perf_counter() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
         }
-        lines.append(self.folder / RECORDS, {"key": key, **numbers, **({} if "seconds" in numbers else seconds)})
-        shutil.rmtree(self._work(key), ignore_errors=True)
+        if self.team.leads:
+            lines.append(self.folder / RECORDS, {"key": key, **numbers, **({} if "seconds" in numbers else seconds)})
+            shutil.rmtree(self._work(key), ignore_errors=True)
+        for writer in self._writers.values():
+            writer.flush()
+        self.team.wait()
 
     def records(self) -> list[dict[str, Any]]:
         """Every result so far, in the order in which they came."""
@@ -85,6 +102,8 @@ class Book:
 
     def curve(self, key: str, step: int, **numbers: Any) -> None:
         """One point of a curve, a line of curves.jsonl. A step logged again after a kill replaces its point."""
+        if not self.team.leads:
+            return
         lines.append(self.folder / CURVES, {"key": key, "step": step, **numbers})
         if self._tensorboard:
             for name, value in numbers.items():
@@ -120,21 +139,26 @@ class Book:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def shared(self, name: str, make: Callable[[Path], None]) -> Path:
+    def shared(self, name: str, make: Callable[[Path], object]) -> Path:
         """A file that several units need, such as a pretrained model: made once, others wait for it.
 
         Parameters
         ----------
         name : of the file
-        make : writes to the path that it is given
+        make : writes a file, or a folder, to the path that it is given; all ranks of a team call it
         """
         path = self.folder / _WORK / "shared" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(self.folder / _LOCKS, f"shared {name}", wait=True):
-            if not path.exists():
-                aside = path.with_name(f"new-{path.name}")
+        with claimed(self.folder / _LOCKS, f"shared {name}", wait=True) if self.team.leads else nullcontext():
+            if not self.team.say(path.exists()):
+                aside = path.with_name(f"new{self.team.rank}-{path.name}")
+                _remove(aside)
                 make(aside)
-                aside.replace(path)
+                if self.team.leads:
+                    aside.replace(path)
+                else:
+                    _remove(aside)
+            self.team.wait()
         return path
 
     def units(self) -> list[str]:
@@ -165,3 +189,9 @@ class Book:
                 raise MissingExtra("tensorboard", "experiments") from None
             self._writers[key] = SummaryWriter(str(self.folder / "tensorboard" / key))
         return self._writers[key]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

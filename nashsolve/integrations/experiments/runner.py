@@ -21,6 +21,7 @@ from .book import PROGRESS, Book
 from .header import ExperimentFailed, clocked, cores, open_run, read_header, save_header
 from .recipe import Recipe
 from .study import Claim, load_study, optional
+from .team import ALONE, Team, joined
 from .watching import watched
 
 CLAIMS = "claims.json"
@@ -57,6 +58,7 @@ def run(
     tensorboard: bool = False,
     show: bool = True,
     changes: dict[str, Any] | None = None,
+    data_parallel: bool = False,
 ) -> Outcome:
     """Do what is left of a recipe; the same call goes on after a kill.
 
@@ -70,6 +72,8 @@ def run(
     tensorboard : log curves for TensorBoard, too
     show : progress bar
     changes : settings on top of the recipe's
+    data_parallel : torchrun's ranks train every unit together, each on its share of the batch, instead of sharing the
+        units
 
     Returns
     -------
@@ -90,21 +94,41 @@ def run(
     if fresh and folder.exists():
         _remove(folder)
     check_device(device)
-    open_run(folder, recipe, settings, device)
-    many = _jobs(device, jobs, recipe.alone) if world == 1 else 1
-    book = Book(folder, _device_of(device, rank), tensorboard)
-    before = len(book.results())
-    with clocked(folder) if rank == 0 else nullcontext(), watched(book, recipe.name, show and rank == 0):
-        if many == 1:
-            with one_thread(device):
-                load_study(recipe.study).run(settings, book)
-        else:
-            _run_processes(recipe.study, settings, folder, device, many, tensorboard)
-    left = book.left()
-    claims = [] if left else close(book, recipe, settings)
-    if rank == 0 or not left:
-        save_header(folder, read_header(folder) | {"jobs": max(many, world), "complete": not left})
-    return Outcome(folder, len(book.units()), len(left), before, claims, time.perf_counter() - begun)
+    here = _device_of(device, rank)
+    with _team(recipe.study, here) if data_parallel else nullcontext(ALONE) as team:
+        if team.leads:
+            open_run(folder, recipe, settings, device)
+        team.wait()
+        many = _jobs(device, jobs, recipe.alone) if world == 1 and team.size == 1 else 1
+        book = Book(folder, here, tensorboard, team)
+        before = len(book.results())
+        first = rank == 0 and team.leads
+        with clocked(folder) if first else nullcontext(), watched(book, recipe.name, show and first):
+            if many == 1:
+                with one_thread(device):
+                    load_study(recipe.study).run(settings, book)
+            else:
+                _run_processes(recipe.study, settings, folder, device, many, tensorboard)
+        left = book.left()
+        team.wait()
+        claims = [] if left or not team.leads else close(book, recipe, settings)
+        if team.leads and (rank == 0 or not left):
+            ranks = {"data_parallel": team.size} if team.size > 1 else {}
+            save_header(folder, read_header(folder) | {"jobs": max(many, world), "complete": not left, **ranks})
+        units = len(book.units())
+        team.wait()
+    return Outcome(folder, units, len(left), before, claims, time.perf_counter() - begun)
+
+
+@contextmanager
+def _team(study: str, device: str) -> Iterator[Team]:
+    """The ranks together, for a study whose batches divide."""
+    if not optional(load_study(study), "DIVISIBLE"):
+        raise InvalidProblem(
+            f"the study {study!r} does not divide its batches; run its recipes without --data-parallel"
+        )
+    with joined(device) as team:
+        yield team
 
 
 def close(book: Book, recipe: Recipe, settings: Strict) -> list[Claim]:

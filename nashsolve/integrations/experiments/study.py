@@ -10,6 +10,8 @@ A study ``studies/phase_sweep.py`` holds
   holds, a list of dicts that each have a ``key``;
 - ``def reduced(settings) -> Settings``: the same study in a few steps at small width, for ``--dry-run`` and the tests;
 - optionally ``def plan(settings) -> list[str]``: lines of the dry run's plan (parameters on the meta device, tokens);
+- optionally ``DIVISIBLE = True``: its trainings take ``book.team.share`` of what they draw, so that ranks can train one
+  unit together;
 - optionally ``def pictures(records, curves) -> dict[str, Axes]``: drawn when all units are finished; `curves` is what
   `Book.curves` gives.
 """
@@ -96,5 +98,5 @@ def load_study(name: str) -> Study:
 
 
 def optional(study: Study, name: str) -> Any:
-    """A function that a study may leave out: "plan" or "pictures"; None where it does."""
+    """What a study may leave out: "plan", "tables", "pictures" or "DIVISIBLE"; None where it does."""
     return getattr(study, name, None)

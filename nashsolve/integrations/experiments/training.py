@@ -19,9 +19,12 @@ from ..torch_moe.routers import follow
 from ..torch_moe.strict import Strict
 from ..torch_moe.telemetry import agreed
 from .book import Book
-from .saving import load_state, save_state
+from .saving import STATE, load_state, save_state
+from .saving_together import load_together, refuse_parts, save_together
+from .team import Team
 
-STATE = "state.safetensors"
+RANK_STRIDE = 2**20
+"""Between the seeds of dropout and noise on two ranks; the data's generator is one for all."""
 
 
 class Optimisation(Strict):
@@ -101,14 +104,14 @@ def train(
     """
     layers = [m for m in model.modules() if isinstance(m, MoE)]
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    optimizer = _optimizer(how, trained or list(model.parameters()))
+    torch.manual_seed(seed + RANK_STRIDE * book.team.rank)
+    trained = trained or list(model.parameters())
+    book.team.agree(trained)
+    optimizer = _optimizer(how, trained)
     counts = any(callable(getattr(m, "after_step", None)) for m in model.modules())
     handle = follow(optimizer, model) if counts else None
-    path = book.work(key) / STATE
-    begin, history = 0, {"losses": [], "links": 0, "without": 0}
-    if path.exists():
-        begin, history = load_state(path, model, optimizer, generator)
+    saved = _load(book, key, model, optimizer, generator)
+    begin, history = (0, {"losses": [], "links": 0, "without": 0}) if saved is None else saved
     clock, chains = ChainClock(), chains or []
     model.train()
     started = time.perf_counter()
@@ -118,25 +121,55 @@ def train(
         clock.compute(chains)
         loss = loss_of(generator)
         optimizer.zero_grad(set_to_none=True)
-        _backward(loss, model, layers, how.clip)
+        _backward(loss, model, layers, how.clip, trained, book.team)
         if step % how.log_every == 0 or step + 1 == how.steps:
-            _log(book, key, step, float(loss.detach()), chains, history)
+            _log(book, key, step, book.team.mean(float(loss.detach())), chains, history)
         optimizer.step()
         book.progress(key, step + 1, how.steps)
         if (step + 1) % how.save_every == 0:
-            save_state(path, model, optimizer, generator, step + 1, **history)
+            _save(book, key, model, optimizer, generator, step + 1, history)
     seconds = time.perf_counter() - started
     if handle is not None:
         handle.remove()
     model.eval()
+    book.team.wait()  # the curve is whole for every rank
     return _summary(history, clock, seconds, how.steps - begin)
 
 
-def _backward(loss: Tensor, model: nn.Module, layers: list[MoE], clip: float | None) -> None:
-    extra = sum((layer.auxiliary_loss() for layer in layers), loss.new_zeros(()))
+def _backward(
+    loss: Tensor, model: nn.Module, layers: list[MoE], clip: float | None, trained: list[Tensor], team: Team
+) -> None:
+    extra = sum((team.balanced(layer) for layer in layers), loss.new_zeros(()))
     (loss + extra).backward()
+    team.average(trained)
     if clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+
+def _load(
+    book: Book, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, dict[str, Any]] | None:
+    folder = book.work(key)
+    if book.team.size > 1:
+        return load_together(folder, book.team, model, optimizer, generator)
+    refuse_parts(folder)
+    path = folder / STATE
+    return load_state(path, model, optimizer, generator) if path.exists() else None
+
+
+def _save(
+    book: Book,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    history: dict[str, Any],
+) -> None:
+    if book.team.size > 1:
+        save_together(book.work(key), book.team, model, optimizer, generator, step, **history)
+    else:
+        save_state(book.work(key) / STATE, model, optimizer, generator, step, **history)
 
 
 def _optimizer(how: Optimisation, parameters: list[Tensor]) -> torch.optim.Optimizer:

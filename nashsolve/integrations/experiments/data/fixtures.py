@@ -55,10 +55,14 @@ def write_imagenet(folder: Path, classes: int = 2, many: int = 2, side: int = 40
 
 def write_questions(folder: Path, many: int = 6) -> Path:
     """SmolTalk, MMLU, ARC and GSM8K, one folder each."""
-    turns = [{"role": "user", "content": "Who gains?"}, {"role": "assistant", "content": "Both, or nobody agrees."}]
     choices = ["one", "two", "three", "four"]
+    answers = ("Both.", "Both, or nobody agrees.", "Each more than without the other, or there is no agreement.")
+    chats = [
+        {"messages": [{"role": "user", "content": "Who gains?"}, {"role": "assistant", "content": answers[k % 3]}]}
+        for k in range(many)
+    ]
+    _jsonl(folder / "SmolTalk" / "train.jsonl", chats)
     written: dict[str, dict[str, Any]] = {
-        "SmolTalk/train": {"messages": turns},
         "MMLU/test": {"question": "How many players?", "choices": choices, "answer": 1},
         "ARC/test": {
             "question": "How many players?",

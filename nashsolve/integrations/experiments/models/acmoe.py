@@ -67,13 +67,20 @@ class AdaptiveClusterRouter(SoftmaxRouter):
     @torch.no_grad()
     def _follow(self, hidden: Tensor, chosen: Tensor) -> None:
         member = nn.functional.one_hot(chosen, self.n_experts).to(hidden.dtype)
-        count = member.sum(dim=0)[:, None]
-        mean = member.mT @ hidden / count.clamp(min=1)
-        spread = member.mT @ (hidden - mean[chosen]).abs() / count.clamp(min=1)
+        count = _summed(member.sum(dim=0)[:, None])
+        mean = _summed(member.mT @ hidden) / count.clamp(min=1)
+        spread = _summed(member.mT @ (hidden - mean[chosen]).abs()) / count.clamp(min=1)
         # Experts without a token in this batch keep what they know.
         weight = (1 - self.decay) * (count > 0).to(hidden.dtype)
         self.mean.lerp_(mean, weight)
         self.spread.lerp_(spread, weight)
+
+
+def _summed(found: Tensor) -> Tensor:
+    """Over data-parallel ranks, which together see a batch."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(found)
+    return found
 
 
 ROUTERS.setdefault(NAME, AdaptiveClusterRouter)

@@ -102,7 +102,8 @@ def pretrained(settings: Upcycling, book: Book) -> dict[str, Tensor]:
         data = library_bytes("train")
 
         def loss_of(generator: torch.Generator) -> Tensor:
-            x, y = (part.to(book.device) for part in draw(data, settings.batch, settings.length, generator))
+            drawn = draw(data, settings.batch, settings.length, generator)
+            x, y = (book.team.share(part).to(book.device) for part in drawn)
             return nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
         train(book, "pretraining", model, loss_of, settings.pretraining, 0)
@@ -159,7 +160,7 @@ def fine_tune(
     x, y = (part.to(book.device) for part in task.train)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(y), (settings.batch,), generator=generator)
+        rows = book.team.share(torch.randint(0, len(y), (settings.batch,), generator=generator))
         logits = tuned(x[rows])
         if task.n_classes == 1:
             return nn.functional.mse_loss(logits.squeeze(-1), y[rows])

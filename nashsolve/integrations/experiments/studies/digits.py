@@ -22,6 +22,7 @@ from ..tables import Metric, Table, comparison
 from ..training import Optimisation, chains_of, parameters, train
 
 REFERENCE = "smear"
+DIVISIBLE = True
 
 
 class Settings(Strict):
@@ -85,7 +86,7 @@ def run(settings: Settings, book: Book) -> None:
         chains = chains_of(model)
 
         def loss_of(generator: torch.Generator, model: nn.Module = model) -> Tensor:
-            rows = torch.randint(0, len(labels), (settings.batch,), generator=generator)
+            rows = book.team.share(torch.randint(0, len(labels), (settings.batch,), generator=generator))
             return nn.functional.cross_entropy(model(images[rows]), labels[rows])
 
         told = train(book, key, model, loss_of, settings.optimisation, int(seed), chains)

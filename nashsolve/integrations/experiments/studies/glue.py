@@ -29,6 +29,8 @@ from ._transformers import (
     t5_config,
 )
 
+DIVISIBLE = True
+
 
 class Settings(Strict):
     """Systems, tasks, training.
@@ -71,7 +73,7 @@ class Settings(Strict):
 def run(settings: Settings, book: Book) -> None:
     """Fine-tune every system on every task with every seed."""
     tiny = bool(settings.sizes)
-    folder = str(write_glue(book.work("data"))) if tiny else settings.folder
+    folder = str(book.shared("data", write_glue)) if tiny else settings.folder
     tokenize = byte_tokens(settings.length) if tiny else None
     arms = {system: (system, None) for system in settings.systems}
     arms |= {name: (arm["system"], arm.get("chain")) for name, arm in settings.chains.items()}
@@ -123,7 +125,7 @@ def _fine_tune(
     given, wanted = tokenize(texts), torch.tensor(labels)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(wanted), (settings.batch,), generator=generator)
+        rows = book.team.share(torch.randint(0, len(wanted), (settings.batch,), generator=generator))
         logits = _logits(model, given[rows].to(book.device))
         right = wanted[rows].to(book.device)
         if spec.n_classes == 1:

@@ -27,6 +27,7 @@ from ..training import Optimisation, chains_of, parameters, train
 from ._transformers import load
 
 SIDE = 192
+DIVISIBLE = True
 ACMOE = {"acmoe_top1": "smoe_top1", "acmoe_top2": "smoe_top2"}
 """Systems of table 15 that route tokens by adaptive clusters."""
 
@@ -97,7 +98,7 @@ def run(settings: Settings, book: Book) -> None:
     """Train every system with every seed and measure it on every set."""
     keys = [f"{system}/{seed}" for seed in range(settings.seeds) for system in settings.systems]
     for key in book.todo(keys):
-        root = str(write_imagenet(book.work("data"))) if settings.sizes else settings.root
+        root = str(book.shared("data", write_imagenet)) if settings.sizes else settings.root
         system, _, seed = key.partition("/")
         classes = len(class_names(root))
         model = paired_model(lambda name, classes=classes: build(settings, classes, name), system, int(seed))  # type: ignore[misc]
@@ -111,7 +112,7 @@ def run(settings: Settings, book: Book) -> None:
         images = ImageFolders(root, "train", side)
 
         def loss_of(generator: torch.Generator, model: nn.Module = model, images: ImageFolders = images) -> Tensor:
-            rows = torch.randint(0, len(images), (settings.batch,), generator=generator)
+            rows = book.team.share(torch.randint(0, len(images), (settings.batch,), generator=generator))
             found = [images[int(row)] for row in rows]
             x = torch.stack([image for image, _ in found]).to(book.device)
             y = torch.tensor([label for _, label in found], device=book.device)

@@ -22,6 +22,7 @@ from ..tables import Metric, Table, comparison
 from ..training import Optimisation, chains_of, parameters, train
 
 REFERENCE = "smear"
+DIVISIBLE = True
 MERGING = ("smear", "ep_camex", "ep_camex_mom", "namex", "namex_full", "namex_full_mom", "namex_full_q")
 """Systems that are one and the same function at eta = 1 with identity curvature."""
 
@@ -102,7 +103,8 @@ def train_systems(settings: Settings, book: Book) -> None:
         data = library_bytes("train")
 
         def loss_of(generator: torch.Generator, model: nn.Module = model, data: Tensor = data) -> Tensor:
-            x, y = (part.to(book.device) for part in draw(data, settings.batch, settings.length, generator))
+            drawn = draw(data, settings.batch, settings.length, generator)
+            x, y = (book.team.share(part).to(book.device) for part in drawn)
             return nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
         told = train(book, key, model, loss_of, settings.optimisation, int(seed), chains)

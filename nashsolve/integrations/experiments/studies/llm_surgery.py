@@ -26,6 +26,7 @@ from ._harness import harness_scores
 from ._transformers import PAD, Tokenize, byte_tokens, load, merging_settings, model_tokens
 
 ORIGINAL = "original"
+DIVISIBLE = True
 
 
 class Settings(Strict):
@@ -68,7 +69,7 @@ class Settings(Strict):
 
 def run(settings: Settings, book: Book) -> None:
     """Convert, measure, train the base experts, measure again."""
-    folder = str(write_questions(book.work("data"))) if settings.sizes else settings.folder
+    folder = str(book.shared("data", write_questions)) if settings.sizes else settings.folder
     arms: dict[str, tuple[str, Any]] = {system: (system, None) for system in settings.systems}
     arms |= {name: (arm["system"], arm.get("chain")) for name, arm in settings.chains.items()}
     for key in book.todo([f"{arm}/{seed}" for seed in range(settings.seeds) for arm in arms]):
@@ -164,11 +165,13 @@ def _tune(
     added = [p.requires_grad_(True) for p in [*model.nashsolve.parameters(), *shared]]
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(0, len(texts), (settings.batch,), generator=generator)
+        rows = book.team.share(torch.randint(0, len(texts), (settings.batch,), generator=generator))
         given = tokenize([texts[int(row)] for row in rows]).to(book.device)
         logits = model(input_ids=given.ids, attention_mask=given.mask.long()).logits[:, :-1].float()
         wanted = given.ids[:, 1:].masked_fill(~given.mask[:, 1:], -100)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        # A mean over tokens, of which the ranks have different numbers.
+        weight = book.team.weight(int((wanted >= 0).sum()))
+        return weight * nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
 
     assert settings.tuning is not None
     return train(book, key, model, loss_of, settings.tuning, seed, list(model.nashsolve.chains), added)

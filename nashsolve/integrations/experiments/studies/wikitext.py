@@ -24,9 +24,11 @@ from ..statistics import by_system
 from ..study import Claim, Records, Strict
 from ..systems import check_systems, few, moe_config
 from ..tables import Metric, Table, comparison
+from ..team import ALONE, Team
 from ..training import Optimisation, chains_of, parameters, train
 
 REFERENCE = "smear"
+DIVISIBLE = True
 
 
 class Settings(Strict):
@@ -74,10 +76,12 @@ class Stream(nn.Module):
 
     position: Tensor
 
-    def __init__(self, model: WikiTextModel, ids: Tensor, batch: int) -> None:
+    def __init__(self, model: WikiTextModel, ids: Tensor, batch: int, team: Team = ALONE) -> None:
         super().__init__()
         self.model = model
-        self._blocks = list(blocks(ids, batch, model.size.block))
+        # Each rank reads its share of the streams, and keeps their states.
+        self._blocks = [(team.share(x), team.share(y)) for x, y in blocks(ids, batch, model.size.block)]
+        batch //= team.size
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         for k, states in enumerate(model.cache(batch)):
             self.register_buffer(f"cache_{k}", states)
@@ -120,7 +124,7 @@ def run(settings: Settings, book: Book) -> None:
     """Train every system with every seed; perplexities of words on validation and test."""
     data = settings.data
     if settings.tiny:
-        data = Source(folder=str(write_wikitext(book.work("data"))))
+        data = Source(folder=str(book.shared("data", write_wikitext)))
     keys = [f"{system}/{seed}" for seed in range(settings.seeds) for system in settings.systems]
     words: Words | None = None
     for key in book.todo(keys):
@@ -128,7 +132,7 @@ def run(settings: Settings, book: Book) -> None:
         size = size_of(settings, len(words))
         system, _, seed = key.partition("/")
         model = paired_model(partial(build, settings, size), system, int(seed))
-        stream = Stream(model, words.ids("train"), size.batch).to(book.device)
+        stream = Stream(model, words.ids("train"), size.batch, book.team).to(book.device)
         how = Optimisation(
             steps=settings.steps or size.steps,
             lr=7e-4,
