@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.torch_moe.distributed.ranks import Ranks
 from . import together
 
 EXACT = tolerance("float64", "rtol")
+PATIENCE = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_a_team_trains_as_one_process(name: str, two: Ranks, tmp_path: Path) -> 
 def test_other_balance_would_be_seen(two: Ranks, tmp_path: Path) -> None:
     """The comparison above fails where the balance loss is not that of the whole batch."""
     two.run(together.work, "language_models", tmp_path / "a", True)
-    two.run(together.work, "language_models", tmp_path / "b", True, None, balance=0.2)
+    two.run(together.work, "language_models", tmp_path / "b", True, None, {"balance": 0.2})
     a, b = (together.done(tmp_path / name)["records"] for name in "ab")
     assert not close(a["smoe_top2/0"], b["smoe_top2/0"], EXACT) and close(a["namex_full/0"], b["namex_full/0"], EXACT)
 
@@ -103,7 +105,7 @@ def test_a_team_of_another_size_does_not_go_on(two: Ranks, tmp_path: Path) -> No
 
 
 def test_what_a_team_refuses(two: Ranks, tmp_path: Path) -> None:
-    found = two.run(together.work, "language_models", tmp_path / "odd", True, None, batch=3)
+    found = two.run(together.work, "language_models", tmp_path / "odd", True, None, {"batch": 3})
     assert found == ["a batch of 3 does not divide among 2 ranks"] * 2
     with pytest.raises(InvalidProblem, match="torchrun"):
         run(together.language_models(), tmp_path / "alone", show=False, data_parallel=True)
@@ -140,11 +142,21 @@ def test_alone_nothing_changes() -> None:
 
 def torchrun(recipe: Path, out: Path, *more: str) -> None:
     """The command of the documentation, with two ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "nashsolve.cli", "experiment", "run", str(recipe), "--out", str(out), "--quiet", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert found.returncode == 0, found.stderr
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as agent:
+        try:
+            _, told = agent.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(agent.pid, signal.SIGKILL)  # the ranks, too
+            raise
+    assert agent.returncode == 0, told
 
 
 def test_torchrun_shares_units_or_batches(write_recipe: Callable[[str], Path], tmp_path: Path) -> None:

@@ -88,12 +88,14 @@ def done(folder: Path) -> dict[str, Any]:
     return {"records": records, "curves": book.curves()}
 
 
-def work(rank: int, name: str, folder: Path, together: bool, at: int | None = None, **changes: Any) -> str:
-    """Run a recipe; returns how it ended."""
+def work(
+    rank: int, name: str, folder: Path, together: bool, at: int | None = None, more: dict[str, Any] | None = None
+) -> str:
+    """Run a recipe with changed settings; returns how it ended."""
     os.environ["WORLD_SIZE"] = "2" if together else "1"
     try:
         with double(), killed_at(at):
-            run(RECIPES[name](**changes), folder, jobs=1, show=False, data_parallel=together)
+            run(RECIPES[name](**(more or {})), folder, jobs=1, show=False, data_parallel=together)
     except Killed:
         return "killed"
     except ValueError as error:
