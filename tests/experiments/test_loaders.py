@@ -158,6 +158,17 @@ def test_library_tasks_are_balanced() -> None:
         load_task("sentiment", 32, 60, 40)
 
 
+def test_renamed_pairs_share_a_layout() -> None:
+    task = load_task("renamed", 64, 400, 100)
+    assert task.train[0].shape == (400, 2, 64) and torch.bincount(task.train[1]).tolist() == [200, 200]
+    letters = torch.tensor([chr(k).isalnum() or k == ord("_") for k in range(256)])
+    for pairs, labels in (task.train, task.test):
+        # Punctuation and spaces lie at the same places where a function is renamed, and names differ.
+        alike = (letters[pairs[:, 0]] == letters[pairs[:, 1]]).all(dim=1)
+        assert alike[labels == 1].all() and alike[labels == 0].float().mean() < 0.05
+        assert not (pairs[:, 0] == pairs[:, 1]).all(dim=1).any()
+
+
 def test_digits_sets() -> None:
     found = load_digits(held_out=[8, 9])
     images, labels = found.test

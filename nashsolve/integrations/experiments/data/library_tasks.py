@@ -188,7 +188,7 @@ def _renamed(files: Files, length: int) -> Iterator[Example]:
         yield (source.encode()[:length], _rename(other, names).encode()[:length]), label
 
 
-_NAME = re.compile(r"\b[A-Za-z_]\w*\b")
+_NAME = re.compile(r"\b[A-Za-z_]\w*\b", re.ASCII)
 
 
 @cache
