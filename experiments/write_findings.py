@@ -10,6 +10,9 @@ import json
 import re
 from pathlib import Path
 
+from nashsolve.integrations.experiments.header import differences, read_header
+from nashsolve.integrations.experiments.recipe import find_recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(ROOT / "docs" / "experiments" / f"{name}.md" for name in ("paper_and_findings", "open_questions"))
 RESULTS = ROOT / "experiments" / "results"
@@ -32,7 +35,15 @@ def block(recipe: str, results: Path) -> str:
         said = f"{cell(claim['text'])} *({cell(claim['paper'])})*"
         verdict = f"**{claim['verdict']}**: {cell(claim['reason'])}"
         rows.append(f"| {said} | {cell(claim['measured'])} | {verdict} |")
-    return head + "\n" + "\n".join(rows) + "\n\n"
+    return head + "\n" + _other_settings(recipe, results) + "\n".join(rows) + "\n\n"
+
+
+def _other_settings(recipe: str, results: Path) -> str:
+    """A warning where the committed run is not the recipe's any more."""
+    if not (results / recipe / "run.json").exists():
+        return ""
+    other = differences(read_header(results / recipe), find_recipe(recipe))
+    return f"**These numbers are from other settings than the recipe has now: {other}.**\n\n" if other else ""
 
 
 def filled(text: str, results: Path) -> str:

@@ -14,7 +14,7 @@ from nashsolve.cli.app import app
 from nashsolve.core.errors import InvalidProblem
 from nashsolve.integrations.experiments.book import Book
 from nashsolve.integrations.experiments.curves import mean_curves
-from nashsolve.integrations.experiments.header import open_run, save_header
+from nashsolve.integrations.experiments.header import open_run, read_header, save_header
 from nashsolve.integrations.experiments.recipe import find_recipe
 from nashsolve.integrations.experiments.report import build
 from nashsolve.integrations.experiments.reported import reported_tables, reported_value
@@ -43,6 +43,25 @@ def stored(folder: Path) -> Path:
     close(book, recipe, settings)
     save_header(place, header | {"complete": True})
     return place
+
+
+def test_other_settings_are_marked(tmp_path: Path) -> None:
+    place = stored(tmp_path / "results")
+    assert "other settings" not in build(place, tmp_path / "out").read_text()
+    header = read_header(place)
+    save_header(place, header | {"settings": header["settings"] | {"seeds": 3}})
+    page = build(place, tmp_path / "out").read_text()
+    assert f"other settings than the recipe has now: seeds = 3, not {header['settings']['seeds']}.**" in page
+
+
+def test_missing_results_are_named(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    stored(results)
+    other = find_recipe("mini-layer-facts")
+    save_header(results / other.name, open_run(results / other.name, other, other.chosen("cpu"), "cpu"))
+    page = build(results, tmp_path / "out").read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith("**No result of "))
+    assert "mini-x2-stability, mini-x3-chain-dynamics" in line and "mini-x6-digits" not in line and "full" not in line
 
 
 def test_page(tmp_path: Path) -> None:

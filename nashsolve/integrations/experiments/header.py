@@ -71,6 +71,13 @@ def read_header(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / HEADER).read_text(encoding="utf-8")))
 
 
+def differences(header: dict[str, Any], recipe: Recipe) -> str:
+    """What of a run's settings is not the recipe's now, as "seeds = 3, not 5"; empty where nothing is."""
+    found, wanted = header["settings"], plain(recipe.chosen(header["device"]).model_dump(mode="json"))
+    names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    return "; ".join(_difference(found.get(name), wanted.get(name), name) for name in names)
+
+
 def save_header(folder: Path, header: dict[str, Any]) -> None:
     """Replace the header as a whole."""
     publish(folder / HEADER, (json.dumps(header, indent=2, ensure_ascii=False) + "\n").encode())

@@ -12,9 +12,9 @@ from typing import Any
 from nashsolve.core.errors import InvalidProblem
 
 from .book import Book
-from .header import HEADER, read_header
+from .header import HEADER, differences, read_header
 from .job import NOTE, read_note, sentence
-from .recipe import Recipe, find_recipe
+from .recipe import Recipe, find_recipe, load_recipe, recipe_files
 from .runner import CLAIMS
 from .study import Claim, optional
 
@@ -48,11 +48,20 @@ def build(results: str | Path, out: str | Path, recipes: Path | None = None) -> 
     runs = [_Run(folder, recipes) for folder in folders]
     runs.sort(key=lambda run: _natural(run.recipe.name))
     lines = ["# What the experiments gave", "", *_summary(runs, results, out)]
+    if len(runs) > 1:
+        lines += _missing({run.recipe.name for run in runs}, recipes)
     for run in runs:
         lines += run.section(out)
     path = out / PAGE
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path
+
+
+def _missing(there: set[str], recipes: Path | None) -> list[str]:
+    """Miniatures without a result, by name."""
+    every = [load_recipe(file) for file in recipe_files(recipes).values()]
+    names = sorted((r.name for r in every if r.scale == "miniature" and r.name not in there), key=_natural)
+    return [f"**No result of {', '.join(names)} is here.**", ""] if names else []
 
 
 def _natural(name: str) -> list[Any]:
@@ -82,6 +91,8 @@ class _Run:
         yield f"## {recipe.title}"
         yield ""
         state = "" if header["complete"] else " **This run is not complete.**"
+        other = differences(header, recipe)
+        state += f" **It was run with other settings than the recipe has now: {other}.**" if other else ""
         yield (
             f"`nashsolve experiment run {recipe.name}` mirrors {', '.join(recipe.mirrors)}: {recipe.size}; "
             f"{recipe.data}. {len(self.records)} units, {self.cpu_minutes:.1f} core minutes on {header['hardware']} "
