@@ -35,7 +35,7 @@ class ModelCall(MergeCall):
     @property
     def view(self) -> ExpertView:
         merging = getattr(self.experts, "merging_view", None)
-        return super().view if merging is None else merging()
+        return ExpertView.of(self.experts) if merging is None else merging()
 
     def grouped(self) -> Tensor:
         return super().grouped() if self.segments is None else self.segments.grouped(self.hidden)
@@ -126,9 +126,11 @@ class MergingLayer(ChainMember, nn.Module):
         return self.rule(merge).reshape(hidden.shape).to(hidden.dtype)
 
     def _segments(self, x: Tensor, call: Call) -> Segments | None:
-        if self.stack.level != "segment" or self.stack.size is None:
-            return None
-        return call.segments(x.shape[0], x.shape[1], self.stack.size)
+        if self.stack.level == "segment" and self.stack.size is not None:
+            return call.segments(x.shape[0], x.shape[1], self.stack.size)
+        if self.stack.level == "sequence" and call.documents is not None:
+            return call.segments(x.shape[0], x.shape[1], call.longest)
+        return None
 
     def _rows(self, x: Tensor, call: Call, segments: Segments | None) -> Tensor:
         """What the router is asked about: tokens, or means of real tokens in at least float32."""
@@ -149,7 +151,7 @@ class MergingLayer(ChainMember, nn.Module):
     def _segment_rows(self, x: Tensor, call: Call, segments: Segments) -> Tensor:
         """Means of segments; in causal stacks that of the segment before, also across calls of generation."""
         total, count = segments.totals(x)
-        if not self.stack.causal:
+        if not self.stack.causal or self.stack.level == "sequence":
             return (total / count.clamp(min=1)[..., None]).flatten(0, 1)
         memory, batch, width = call.memory, x.shape[0], x.shape[-1]
         look = x.new_zeros(batch, width) if self.start is None else self.start.to(x.dtype).expand(batch, -1)
@@ -158,6 +160,8 @@ class MergingLayer(ChainMember, nn.Module):
             total = torch.cat([total[:, :1] + memory.sums[self.number][:, None], total[:, 1:]], dim=1)
             count = torch.cat([count[:, :1] + segments.begun[:, None], count[:, 1:]], dim=1)
         looks = torch.cat([look[:, None], total / count.clamp(min=1)[..., None]], dim=1)
+        if segments.first is not None:
+            return torch.where(segments.first[..., None], look[:, None], looks[:, :-1]).flatten(0, 1)
         if memory is not None:
             self._store(call, segments, looks.detach(), total.detach())
         return looks[:, :-1].flatten(0, 1)

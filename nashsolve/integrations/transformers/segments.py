@@ -1,9 +1,12 @@
-"""Where the tokens of a call lie in segments: padding does not count, and segments may have begun before."""
+"""Where the tokens of a call lie in segments: padding does not count, segments may have begun before, and no segment
+reaches from one packed sequence into the next."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from .packing import real_first
 
 
 class Segments:
@@ -15,12 +18,30 @@ class Segments:
     size : real tokens in a segment
     mask : (batch, length) bool, False for padding, or None
     begun : (batch,) int64, real tokens already in the current segment, or None for zero
+    documents : (batch, length) int64, number of every token's sequence where rows are packed; begun is None then
+
+    Attributes
+    ----------
+    count : segments of a row
+    first : (batch, count) bool, the first segments of packed sequences; None where rows are not packed
     """
 
-    def __init__(self, batch: int, length: int, size: int, mask: Tensor | None, begun: Tensor | None) -> None:
+    def __init__(
+        self,
+        batch: int,
+        length: int,
+        size: int,
+        mask: Tensor | None,
+        begun: Tensor | None,
+        documents: Tensor | None = None,
+    ) -> None:
         self.batch, self.length, self.size, self.mask = batch, length, size, mask
         self.begun = begun
         self.slot: Tensor | None = None
+        self.first: Tensor | None = None
+        if documents is not None:
+            self._pack(documents)
+            return
         first = 0
         if mask is not None or begun is not None:
             self.slot = self._slots()
@@ -33,8 +54,24 @@ class Segments:
             assert self.begun is not None
             rank = torch.arange(self.length, device=self.begun.device).expand(self.batch, -1)
         else:
-            rank = torch.argsort(torch.argsort((~self.mask).int(), dim=1, stable=True), dim=1)
+            rank = torch.argsort(real_first(self.mask), dim=1)
         return rank if self.begun is None else rank + self.begun[:, None]
+
+    def _pack(self, documents: Tensor) -> None:
+        """Places of tokens where every packed sequence begins a segment; padding after the last one."""
+        rank = torch.arange(self.length, device=documents.device).expand(self.batch, -1)
+        if self.mask is not None:
+            rank = torch.argsort(real_first(self.mask), dim=1)
+        real = torch.ones_like(documents) if self.mask is None else self.mask.to(documents.dtype)
+        counts = documents.new_zeros(self.batch, int(documents.max()) + 1).scatter_add(1, documents, real)
+        pieces = (counts + self.size - 1) // self.size
+        start, before = pieces.cumsum(1) - pieces, counts.cumsum(1) - counts
+        self.slot = start.gather(1, documents) * self.size + rank - before.gather(1, documents)
+        self.count = int(self.slot.max()) // self.size + 1
+        begins = torch.zeros(self.batch, self.count + 1, dtype=torch.bool, device=documents.device)
+        # Rows may have fewer sequences than others: what they lack begins in a column that is cut off.
+        at = torch.where(counts > 0, start, self.count)
+        self.first = begins.scatter(1, at, torch.ones_like(at, dtype=torch.bool))[:, :-1]
 
     @property
     def real(self) -> Tensor | int:

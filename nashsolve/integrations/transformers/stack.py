@@ -15,6 +15,7 @@ from nashsolve.core.errors import InvalidProblem, NashSolveError
 from ..torch_moe.experts import Expert
 from .config import Level
 from .memory import CACHES, Memory, keep, recall
+from .packing import documents
 from .segments import Segments
 
 INPUTS = ("input_ids", "inputs_embeds")
@@ -30,6 +31,7 @@ class Call:
     mask : (batch, length) bool, False for padding, or None
     bases : layer -> base expert
     memory : of generation, or None
+    documents : (batch, length) int64, number of every token's sequence in rows that are packed, or None
     """
 
     batch: int | None = None
@@ -37,6 +39,7 @@ class Call:
     mask: Tensor | None = None
     bases: Mapping[int, Expert] = field(default_factory=dict)
     memory: Memory | None = None
+    documents: Tensor | None = None
     _segments: Segments | None = None
 
     def tokens(self, hidden: Tensor) -> Tensor:
@@ -55,8 +58,15 @@ class Call:
         """The segments of this call, found once for all layers."""
         if self._segments is None:
             begun = None if self.memory is None else self.memory.begun
-            self._segments = Segments(batch, length, size, self.mask, begun)
+            self._segments = Segments(batch, length, size, self.mask, begun, self.documents)
         return self._segments
+
+    @property
+    def longest(self) -> int:
+        """Real tokens of the longest packed sequence."""
+        assert self.documents is not None
+        real = torch.ones_like(self.documents) if self.mask is None else self.mask.to(self.documents.dtype)
+        return int(torch.zeros_like(real).scatter_add(1, self.documents, real).max())
 
 
 class Stack:
@@ -101,9 +111,14 @@ class Stack:
         call = Call(batch, length, bases=self.bases())
         if self.level != "token" and length is not None:
             call.mask = _padding(given.get("attention_mask"), length)
+            call.documents = documents(given, x.shape[0], length, call.mask)
             cache = self._given_cache(given)
             if self.causal and (cache is not None or not module.training):
                 call.memory = recall(cache, self.name)
+            if call.documents is not None:
+                if call.memory is not None and call.memory.tokens:
+                    raise InvalidProblem("packed sequences do not continue from a cache: give every sequence a row")
+                call.memory = None
         self._remember(call, module.training)
         self._earlier, self.call = self.call, call
 
@@ -146,7 +161,7 @@ class Stack:
             self._recomputed = True
             if len(self._unclaimed) > 1 and any(mask is not None for mask in self._unclaimed):
                 raise NashSolveError(
-                    "activation checkpointing recomputes a layer after two forward passes with padding masks, and "
+                    "activation checkpointing recomputes a layer after two forward passes with padding or packing, and "
                     "cannot tell them apart: call backward() after each forward pass, or merge per token"
                 )
         return call
@@ -158,7 +173,7 @@ class Stack:
         if any(module.gradient_checkpointing for module in self._checkpointed):
             if self._recomputed:
                 self._unclaimed, self._recomputed = [], False
-            self._unclaimed = [*self._unclaimed[-1:], call.mask]
+            self._unclaimed = [*self._unclaimed[-1:], call.mask if call.documents is None else call.documents]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to the last call's graph."""
