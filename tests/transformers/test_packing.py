@@ -9,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.0")
 
+import itertools
+
 from torch import Tensor  # noqa: E402
 
 from nashsolve.core.errors import InvalidProblem  # noqa: E402
@@ -43,7 +45,7 @@ def test_a_packed_row_is_the_batch_of_its_sequences(name: str, level: str) -> No
     model = converted(name, level)
     ids = inputs(name, batch=1, length=sum(LENGTHS))["input_ids"]
     together = model(input_ids=ids, position_ids=positions(*LENGTHS), use_cache=False).logits
-    alone = [model(input_ids=ids[:, a:b], use_cache=False).logits for a, b in zip(STARTS, STARTS[1:], strict=False)]
+    alone = [model(input_ids=ids[:, a:b], use_cache=False).logits for a, b in itertools.pairwise(STARTS)]
     close(together, torch.cat(alone, dim=1))
     unaware = model(input_ids=ids, use_cache=False).logits
     assert (together - unaware).abs().max() > 100 * tolerance("float32", "sum")
@@ -59,7 +61,7 @@ def test_gradients_of_a_packed_row_are_those_of_its_sequences(level: str) -> Non
         if packed:
             model(input_ids=ids, position_ids=positions(*LENGTHS), use_cache=False).logits.square().sum().backward()
         else:
-            for a, b in zip(STARTS, STARTS[1:], strict=False):
+            for a, b in itertools.pairwise(STARTS):
                 model(input_ids=ids[:, a:b], use_cache=False).logits.square().sum().backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys() and any("nashsolve" in name for name in found[0])

@@ -12,8 +12,8 @@ from torch import Tensor
 def documents(given: Mapping[str, Any], batch: int, length: int, mask: Tensor | None) -> Tensor | None:
     """Number of every token's sequence within its row; None where every row is one sequence.
 
-    A stack is told of packing as its attention is: by ``seq_idx`` or ``cu_seq_lens_q``, else by ``position_ids`` that do
-    not go on from one real token to the next. A compiled graph breaks where any of them is given, and nowhere else.
+    A stack is told of packing as its attention is: by ``seq_idx`` or ``cu_seq_lens_q``, else by ``position_ids`` that
+    do not go on from one real token to the next. A compiled graph breaks where any of them is given, and nowhere else.
 
     Parameters
     ----------
