@@ -130,7 +130,7 @@ def test_a_packed_row_neither_fills_a_memory_nor_continues_from_one() -> None:
     ids = inputs("mixtral", batch=1, length=17)["input_ids"]
     with torch.no_grad():
         out = model(input_ids=ids, use_cache=True)
-        name = "cache" if "cache" in out.keys() else "past_key_values"
+        name = "cache" if "cache" in out else "past_key_values"
         with pytest.raises(InvalidProblem, match="do not continue from a cache"):
             model(input_ids=ids, position_ids=positions(*LENGTHS), **{name: out[name]})
 
