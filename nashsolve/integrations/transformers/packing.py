@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def _changes(number: Tensor, step: int, mask: Tensor | None) -> Tensor | None:
     return found if order is None else torch.zeros_like(found).scatter(1, order, found)
 
 
-def _fits(value: Any, batch: int, length: int) -> bool:
+def _fits(value: Any, batch: int, length: int) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == length and value.shape[0] in (1, batch)
 
 

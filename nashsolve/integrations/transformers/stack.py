@@ -109,7 +109,7 @@ class Stack:
         x = next((given[name] for name in INPUTS if given.get(name) is not None), None)
         batch, length = (None, None) if x is None else (x.shape[0], x.shape[1])
         call = Call(batch, length, bases=self.bases())
-        if self.level != "token" and length is not None:
+        if self.level != "token" and x is not None and length is not None:
             call.mask = _padding(given.get("attention_mask"), length)
             call.documents = documents(given, x.shape[0], length, call.mask)
             cache = self._given_cache(given)
