@@ -16,7 +16,7 @@ inline double seconds() {
 
 // x holds the lottery and the gains, y the reduced payoffs and alpha: at the solution x y is 0 and w.
 struct Lottery {
-    static constexpr double DONE = 2e-15, CLOSE = 1e-3, NEAR = 1e-9;
+    static constexpr double DONE = 2e-15, CLOSE = 1e-3, NEAR = 1e-9, BEGUN = 0.09;
     static constexpr int LINES = 12;
     static constexpr long PLAYED = 4;  // times the players: more outcomes are never polished
     enum Stop { FOUND, MAX_ITER, TIME, BLOCKED, NUMERICAL };
@@ -59,7 +59,7 @@ struct Lottery {
                 return at<S>(x + k) * at<S>(y + k);
             });
             ++stalled;
-            if (rest < 0.1 * total || steps == max_iter) {  // before that no iterate is near
+            if (rest < BEGUN * total || steps == max_iter) {  // before that no iterate is near
                 const double excess = judge(x);
                 if (excess < 0.9 * best) stalled = 0;
                 if (excess <= best) best = excess, take();

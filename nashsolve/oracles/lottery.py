@@ -24,6 +24,9 @@ _DIRECT = 15
 _ROUNDS = 40
 _CLOSE = 1e-3
 """Excess below which the outcomes that are played are guessed and solved for directly."""
+_BEGUN = 0.09
+"""Share of the total weight that the products of probabilities and reduced payoffs must fall below before an iterate is
+judged; they start at 0.1."""
 _RANK = 1e-13
 """Length of what an outcome adds to those before it, relative, below which it depends on them."""
 _DONE = 2e-15
@@ -127,7 +130,7 @@ def _interior(v: Any, w: Any, max_iter: int, time_limit: float | None, rtol: flo
     for step in range(max_iter + 1):
         product = x * y
         rest = float(product[:many].sum())
-        if rest < 0.1 * total or step == max_iter:  # before that no iterate is near
+        if rest < _BEGUN * total or step == max_iter:  # before that no iterate is near
             gap, played, gains = _judge(v, w, x[:many], total)
             stalled = 0 if gap < 0.9 * best else stalled + 1
             if gap <= best:

@@ -109,14 +109,17 @@ def gathered_view(view: ExpertView) -> ExpertView:
 
 def check_spread(model: Any, module: nn.Module, config: MergingConfig) -> None:
     """Raise InvalidProblem where merging cannot work with the way that a block's experts lie over ranks."""
+    dealt_out = getattr(module, "_is_expert_parallel", False)
     if not is_spread(module):
+        if dealt_out:
+            raise InvalidProblem("the experts are split over ranks, but no DTensors that say how: " + HOW)
         return
     plan = getattr(model.config, "distributed_config", None)
     alike = plan is not None and plan.tp_size == plan.ep_size and plan.dp_size == plan.pp_size == 1
     whole = all(
         isinstance(p, DTensor) and p.placements == (Shard(0),) and p.device_mesh.ndim == 1 for p in module.parameters()
     )
-    if not (getattr(module, "_is_expert_parallel", False) and alike and whole):
+    if not (dealt_out and alike and whole):
         raise InvalidProblem(
             "the experts are sharded already, and not as whole experts over ranks that share a batch: " + HOW
         )
