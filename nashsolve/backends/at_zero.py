@@ -61,7 +61,9 @@ def solve_at_zero(problem: BargainingProblem, start: Array | None, steps: Steps,
     spread = xp.sum(a * xp.sqrt(diagonal), axis=-1)
     lost = ~(total >= noise * spread**2) | dead
     if bool(xp.any(lost)):
-        a = xp.where(lost[..., None], _block(a, given, xp, grain), a)
+        y = _block(a, given, xp, grain)
+        y = y if problem.white is None else _closer(y, problem, xp)
+        a = xp.where(lost[..., None], y, a)
     if problem.white is not None and not bool(xp.all(lost)):
         a = _refine(a, lost, problem, xp)
     if start is not None and (stopped == "max_iter" or stopped == "numerical" or bool(xp.any(lost))):
@@ -114,6 +116,18 @@ def _block(a: Array, b: Array, xp: Any, grain: float) -> Array:
         again, good = _project(few, b, xp)
         sharp, fine = xp.where(fine[..., None], sharp, again), fine | good
     return xp.where(fine[..., None], sharp, y)
+
+
+def _closer(y: Array, problem: BargainingProblem, xp: Any) -> Array:
+    """A certificate y >= 0 moved by its last digits to where the vectors themselves, not their Gram, cancel."""
+    strong = y > 0
+    both = strong[..., :, None] & strong[..., None, :]
+    b = problem.unit_gram
+    off = xp.where(strong, problem.through_vectors(y), xp.zeros_like(y))
+    step = matvec(xp.linalg.pinv(xp.where(both, b, xp.zeros_like(b)), rtol=1e-12), off, xp)
+    step = xp.where(strong, step, xp.zeros_like(step))
+    small = xp.max(xp.abs(step), axis=-1) <= _LEFT * xp.min(xp.where(strong, y, xp.ones_like(y)), axis=-1)
+    return xp.where(small[..., None], y - step, y)
 
 
 def _project(y: Array, b: Array, xp: Any) -> tuple[Array, Array]:
