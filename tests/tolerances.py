@@ -16,6 +16,8 @@ _TABLE = {
     # the accuracy of alpha that solve() promises by default
     ("float64", "rtol"): 1e-10,
     ("float32", "rtol"): 1e-5,
+    # the same of gains for utilities given as functions
+    ("curved", "rtol"): 1e-6,
     # gains from alpha, points from coefficients: a short sum of rounded terms
     ("float64", "sum"): 1e-12,
     ("float32", "sum"): 1e-5,

