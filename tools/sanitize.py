@@ -201,9 +201,7 @@ def main() -> None:
         library = build.build(FLAGS, Path(folder) / "_native.abi3.so")
         settings = environment(compiler, library)
         subprocess.run([sys.executable, __file__], env=settings, check=True)
-        chosen = (
-            "families or bad or length_zero or launch or start or float or memory or points or inactive"
-        )
+        chosen = "families or bad or length_zero or launch or start or float or memory or points or inactive"
         tests = [
             sys.executable,
             "-m",
