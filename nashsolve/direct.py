@@ -19,6 +19,7 @@ from .core.problem import BargainingProblem
 from .core.solution import Solution
 from .core.solver import RawAnswer, default_goal
 from .core.status import Status
+from .core.verdict import solved
 
 _LINES, _NUMBERS = 7, 11
 """Planes of `Line` and `Number` in kernels/certificate.hpp, which core.planes.from_planes names."""
@@ -26,6 +27,10 @@ _LINES, _NUMBERS = 7, 11
 
 OPTIONS = frozenset({"max_iter", "rtol", "threads", "precision"})
 """Options of a solve that the short way can take."""
+
+
+_NONE = (None, None, None, None)
+"""Weights, radius, disagreement and start where there are none."""
 
 
 def readable(value: Any) -> Any:
@@ -67,6 +72,22 @@ def weights(gram: Any, power: Any) -> Any:
     return None
 
 
+def one(gram: Any) -> Solution | None:
+    """The solution of a single Gram in NumPy where it is SOLVED, with everything at its default; None for all else."""
+    begin = time.perf_counter()
+    native = kernels.load()
+    if native is None or type(gram) is not np.ndarray or gram.ndim != 2:
+        return None
+    n = gram.shape[0]
+    lines, numbers, scale, unit = np.empty((_LINES, n)), np.empty(_NUMBERS), np.empty(n), np.empty(gram.shape)
+    code, n_iter = np.empty((), dtype=np.int64), np.empty((), dtype=np.int64)
+    room = scale, unit
+    if native.solve(gram, *_NONE, 0.0, 1e-10, 64, lines, numbers, code, n_iter, room, 1, False) != 0 or numbers[10]:
+        return None
+    known = BargainingProblem.examined(gram, scale, unit)
+    return from_planes(known, lines, numbers, code, n_iter, "compiled", begin, how=solved(n_iter))
+
+
 def solve(
     problem: Any, start: Any, general: Callable[[BargainingProblem], Solution], **options: Any
 ) -> Solution | None:
@@ -87,7 +108,7 @@ def solve(
     if data is None or data.ndim < 2 or data.size == 0:
         return None
     shape = data.shape[:-1]
-    sides = (None,) * 4 if known is None and start is None else _sides(known, start, shape)
+    sides = _NONE if known is None and start is None else _sides(known, start, shape)
     if sides is None:
         return None
     single = len(shape) == 1
@@ -133,8 +154,6 @@ def _run(
 ) -> tuple[int, bool]:
     """The kernel's worst status, and whether it iterated in float32."""
     error = 0.0 if known is None else known.gram_error
-    if not options and data.ndim == 2:
-        return native.solve(data, *sides, error, 1e-10, 64, *out, 1, False), False
     precision = options.get("precision", "float64")
     rough = precision != "float64"
     rtol = options.get("rtol", default_goal("float64", precision))

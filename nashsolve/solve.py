@@ -69,7 +69,9 @@ def solve(
         return _general(problem, concept, solver, start, on_failure, options)
     if on_failure not in (None, *_ON_FAILURE):
         raise InvalidProblem(f"on_failure is {on_failure!r}; choose one of {', '.join(_ON_FAILURE)}")
-    solution = None
+    solution = direct.one(problem) if solver == "auto" and start is None and not options else None
+    if solution is not None:  # as it mostly is
+        return solution
     if options and isinstance(solver, str):
         options = _read_options(options)
     if isinstance(solver, str) and solver in ("auto", "compiled") and options.keys() <= direct.OPTIONS:

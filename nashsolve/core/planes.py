@@ -31,6 +31,7 @@ def from_planes(
     details: dict[str, Any] | None = None,
     unread: bool = False,
     rough: bool = False,
+    how: dict[str, Any] | None = None,
 ) -> Solution:
     """The Solution of a float64 problem at zero or active disagreement from the kernel's planes, all items solved.
 
@@ -38,12 +39,13 @@ def from_planes(
     wrap : what turns a NumPy array into one of the problem's library, None where it is NumPy
     unread : leave statuses on their device; those of one problem are read, which waits, when they are asked for
     rough : whether the iteration ran in float32
+    how : what `ends` says, where it is known already
     """
-    gap, single = numbers[2], codes.ndim == 0
+    single = codes.ndim == 0
     if unread:
-        how: dict[str, Any] = {"message": _UNREAD}
+        how = {"message": _UNREAD}
         how |= {"_unread": (codes, n_iter, numbers[9], rough)} if single else _ends_unread(codes, n_iter)
-    else:
+    elif how is None:
         how = ends(problem, codes, n_iter, numbers[9], rough)
     if wrap is not None:
         lines, numbers = wrap(lines), wrap(numbers)
@@ -51,29 +53,29 @@ def from_planes(
     alpha, coefficients, utilities, gains, bound, blocking, effective = lines
     multiplier, log_nash, gap, backward, angle, margin, margin_lower, radius_needed, *_ = numbers
     solution = object.__new__(Solution)
-    solution.__dict__.update(
-        problem=problem,
-        alpha=alpha,
-        ball_multiplier=multiplier,
-        coefficients=coefficients,
-        utilities=utilities,
-        gains=gains,
-        log_nash_product=log_nash,
-        gap=gap,
-        backward_error=backward,
-        error_bound=bound,
-        angle_bound=angle,
-        margin=margin,
-        margin_lower=margin_lower,
-        certificate=blocking,
-        radius_needed=radius_needed,
-        effective_weights=effective,
-        solver=solver,
-        solve_time=time.perf_counter() - begin,
-        details={} if details is None else details,
-        _point=None,
-        **how,
-    )
+    values = {  # set at once: one by one takes as long as the solve
+        "problem": problem,
+        "alpha": alpha,
+        "ball_multiplier": multiplier,
+        "coefficients": coefficients,
+        "utilities": utilities,
+        "gains": gains,
+        "log_nash_product": log_nash,
+        "gap": gap,
+        "backward_error": backward,
+        "error_bound": bound,
+        "angle_bound": angle,
+        "margin": margin,
+        "margin_lower": margin_lower,
+        "certificate": blocking,
+        "radius_needed": radius_needed,
+        "effective_weights": effective,
+        "solver": solver,
+        "solve_time": time.perf_counter() - begin,
+        "details": {} if details is None else details,
+        "_point": None,
+    }
+    object.__setattr__(solution, "__dict__", values | how)
     return solution
 
 

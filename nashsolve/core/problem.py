@@ -204,9 +204,9 @@ class BargainingProblem:
         """The problem of a float64 Gram that the kernel has checked and equilibrated already."""
         problem = object.__new__(cls)
         xp = arrays.numpy_namespace() if type(gram).__name__ == "ndarray" else arrays.namespace_of(gram)
-        problem.__dict__.update(_BARE)
-        problem.__dict__.update(gram=gram, xp=xp, scale=scale, unit_gram=unit_gram, sources={})
-        problem.__dict__["batch_shape"] = tuple(gram.shape[:-2])
+        known = {"gram": gram, "xp": xp, "scale": scale, "unit_gram": unit_gram, "sources": {}}
+        known["batch_shape"] = tuple(gram.shape[:-2])
+        object.__setattr__(problem, "__dict__", _BARE | known)
         return problem
 
     def also_invalid(self, items: Array | None) -> None:

@@ -64,7 +64,12 @@ def _beyond_float32(problem: BargainingProblem, proof: Certificate) -> Array:
     return seen <= (problem.n + 3) * 2.0**-23 * xp.sum(w, axis=-1)
 
 
-_SOLVED = Status.SOLVED.advice
+def solved(n_iter: Any) -> dict[str, Any]:
+    """How one solve ended that is SOLVED."""
+    return {"status": _SOLVED, "limited_by": "", "n_iter": int(n_iter), "message": _ADVICE}
+
+
+_SOLVED, _ADVICE = Status.SOLVED, Status.SOLVED.advice
 
 
 def batch_message(codes: Array, problem: BargainingProblem) -> str:
@@ -80,9 +85,6 @@ def batch_message(codes: Array, problem: BargainingProblem) -> str:
 def ends(problem: BargainingProblem, codes: Any, n_iter: Any, floor: Any, rough: bool = False) -> dict[str, Any]:
     """How a solve ended, read by the host; rough: whether it ran in float32."""
     single = codes.ndim == 0
-    if single and not codes:
-        count = n_iter if isinstance(n_iter, int) else int(n_iter)
-        return {"status": Status.SOLVED, "limited_by": "", "n_iter": count, "message": _SOLVED}
     status: Any = Status(int(codes)) if single else codes
     limited = ""
     if (codes if single else codes.any()) and bool(((codes == 1) & (floor != 0)).any()):
